@@ -1,0 +1,2 @@
+//! The `collimate` binary.
+fn main() {}

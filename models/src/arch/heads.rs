@@ -1,0 +1,105 @@
+//! What stands on the decoder: a language model's unembedding, or one scalar a position.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::config::ModelConfig;
+use super::decoder::Decoder;
+use super::packed::PackedSequences;
+use super::weights::Weights;
+use crate::error::Result;
+use crate::kernels::{self, TokenLogprobs, WeightLayout};
+
+/// The scalar head's weight `(1, C)`, as `…ForSequenceClassification` names it.
+pub const SCORE_WEIGHT: &str = "score.weight";
+/// The scalar head's bias `(1,)`. On disk it is `score_bias` in `config.json`, since HuggingFace's head has none.
+pub const SCORE_BIAS: &str = "score.bias";
+
+/// A decoder with an unembedding: policy and reference.
+#[derive(Clone, Debug)]
+pub struct LanguageModel {
+    decoder: Decoder,
+    unembedding: Tensor, // (V, C)
+}
+
+impl LanguageModel {
+    /// Over weights in training, or any others.
+    pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        Self::on(Decoder::new(config, weights)?, weights)
+    }
+
+    /// Over weights that no longer change, laid out for speed.
+    pub fn frozen(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        Self::on(Decoder::frozen(config, weights)?, weights)
+    }
+
+    fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {
+        let unembedding =
+            if decoder.config().tied { decoder.embedding().clone() } else { weights.get("lm_head.weight")?.clone() };
+        Ok(Self { decoder, unembedding })
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The unembedding `(V, C)`.
+    pub fn unembedding(&self) -> &Tensor {
+        &self.unembedding
+    }
+
+    /// Log-probabilities of `targets[i]` as the next token after packed row `rows[i]`. `temperature` divides the
+    /// logits. Logits are computed for these rows alone, and never held for all of them at once.
+    pub fn logprobs_at(
+        &self,
+        packed: &PackedSequences,
+        rows: &[u32],
+        targets: &[u32],
+        temperature: f32,
+    ) -> Result<TokenLogprobs> {
+        let hidden = self.decoder.forward_packed(packed)?; // (N, C)
+        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
+        let hidden = hidden.index_select(&rows, 0)?; // (R, C)
+        Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
+    }
+}
+
+/// A decoder with a scalar head: reward and value models.
+#[derive(Clone, Debug)]
+pub struct ScalarModel {
+    decoder: Decoder,
+    weight: Tensor, // (1, C)
+    bias: Tensor,   // (1,)
+}
+
+impl ScalarModel {
+    /// Over weights in training, or any others.
+    pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        Self::on(Decoder::new(config, weights)?, weights)
+    }
+
+    /// Over weights that no longer change, laid out for speed.
+    pub fn frozen(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        Self::on(Decoder::frozen(config, weights)?, weights)
+    }
+
+    fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {
+        let (weight, bias) = (weights.get(SCORE_WEIGHT)?.clone(), weights.get(SCORE_BIAS)?.clone());
+        Ok(Self { decoder, weight, bias })
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The scalar at each of these packed rows: `(R,)`.
+    pub fn scalars_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
+        let hidden = self.decoder.forward_packed(packed)?; // (N, C)
+        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
+        let hidden = hidden.index_select(&rows, 0)?; // (R, C)
+        Ok(kernels::linear(&hidden, &self.weight, WeightLayout::OutIn, Some(&self.bias))?.squeeze(1)?)
+    }
+}

@@ -1,0 +1,13 @@
+//! The decoder, described by its config: GPT-2 or Llama; with a head for tokens or for scalars.
+
+mod config;
+mod decoder;
+mod heads;
+mod packed;
+mod weights;
+
+pub use config::{Family, Mlp, ModelConfig, Norm, Positions};
+pub use decoder::{Attend, Decoder, PackedAttention};
+pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
+pub use packed::PackedSequences;
+pub use weights::{HeadKind, Initial, ParameterSpec, Parameters, Weights, parameter_specs};

@@ -1,0 +1,223 @@
+//! Named tensors: which ones a model has, with their shapes and how they begin.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::config::{Family, ModelConfig, Norm, Positions};
+use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
+use crate::error::{Error, Result};
+use crate::rng::{self, SeededRng};
+
+/// What stands on top of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadKind {
+    /// The unembedding: logits over the vocabulary.
+    Language,
+    /// One scalar a position: reward and value models.
+    Scalar,
+}
+
+/// How a parameter begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// All ones.
+    Ones,
+    /// All zeros.
+    Zeros,
+}
+
+/// One parameter of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// HuggingFace's name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// How it begins.
+    pub initial: Initial,
+}
+
+impl ParameterSpec {
+    /// Whether weight decay applies: to matrices, not to gains, biases.
+    pub fn decays(&self) -> bool {
+        self.shape.len() >= 2
+    }
+}
+
+/// Every parameter of a model, in the order of the forward pass.
+pub fn parameter_specs(config: &ModelConfig, head: HeadKind) -> Vec<ParameterSpec> {
+    let (c, f) = (config.hidden_dim, config.mlp_dim);
+    let (q_dim, kv_dim) = (config.heads.out_dim(), config.heads.n_kv_heads * config.heads.head_dim);
+    let std = Initial::Normal(config.initializer_range);
+    // Projections back into the residual stream start smaller, by the number of additions (GPT-2, section 2.3).
+    let residual = Initial::Normal(config.initializer_range / (2.0 * config.n_layers as f64).sqrt());
+    let mut specs = Vec::new();
+    let mut add = |name: String, shape: &[usize], initial| {
+        specs.push(ParameterSpec { name, shape: shape.to_vec(), initial });
+    };
+    match config.family {
+        Family::Gpt2 => {
+            add("transformer.wte.weight".into(), &[config.vocab_size, c], std);
+            if config.positions == Positions::Learned {
+                add("transformer.wpe.weight".into(), &[config.context_len, c], std);
+            }
+            for i in 0..config.n_layers {
+                let p = format!("transformer.h.{i}");
+                add(format!("{p}.ln_1.weight"), &[c], Initial::Ones);
+                add(format!("{p}.ln_1.bias"), &[c], Initial::Zeros);
+                add(format!("{p}.attn.c_attn.weight"), &[c, q_dim + 2 * kv_dim], std);
+                add(format!("{p}.attn.c_attn.bias"), &[q_dim + 2 * kv_dim], Initial::Zeros);
+                add(format!("{p}.attn.c_proj.weight"), &[q_dim, c], residual);
+                add(format!("{p}.attn.c_proj.bias"), &[c], Initial::Zeros);
+                add(format!("{p}.ln_2.weight"), &[c], Initial::Ones);
+                add(format!("{p}.ln_2.bias"), &[c], Initial::Zeros);
+                add(format!("{p}.mlp.c_fc.weight"), &[c, f], std);
+                add(format!("{p}.mlp.c_fc.bias"), &[f], Initial::Zeros);
+                add(format!("{p}.mlp.c_proj.weight"), &[f, c], residual);
+                add(format!("{p}.mlp.c_proj.bias"), &[c], Initial::Zeros);
+            }
+            add("transformer.ln_f.weight".into(), &[c], Initial::Ones);
+            if config.norm == Norm::Layer {
+                add("transformer.ln_f.bias".into(), &[c], Initial::Zeros);
+            }
+        }
+        Family::Llama => {
+            add("model.embed_tokens.weight".into(), &[config.vocab_size, c], std);
+            for i in 0..config.n_layers {
+                let p = format!("model.layers.{i}");
+                add(format!("{p}.input_layernorm.weight"), &[c], Initial::Ones);
+                add(format!("{p}.self_attn.q_proj.weight"), &[q_dim, c], std);
+                add(format!("{p}.self_attn.k_proj.weight"), &[kv_dim, c], std);
+                add(format!("{p}.self_attn.v_proj.weight"), &[kv_dim, c], std);
+                add(format!("{p}.self_attn.o_proj.weight"), &[c, q_dim], residual);
+                add(format!("{p}.post_attention_layernorm.weight"), &[c], Initial::Ones);
+                add(format!("{p}.mlp.gate_proj.weight"), &[f, c], std);
+                add(format!("{p}.mlp.up_proj.weight"), &[f, c], std);
+                add(format!("{p}.mlp.down_proj.weight"), &[c, f], residual);
+            }
+            add("model.norm.weight".into(), &[c], Initial::Ones);
+        }
+    }
+    match head {
+        HeadKind::Language if config.tied => {}
+        HeadKind::Language => add("lm_head.weight".into(), &[config.vocab_size, c], std),
+        HeadKind::Scalar => {
+            // Stiennon et al. 2020, appendix B: the scalar head starts at standard deviation 1/√(C + 1).
+            add(SCORE_WEIGHT.into(), &[1, c], Initial::Normal(1.0 / ((c + 1) as f64).sqrt()));
+            add(SCORE_BIAS.into(), &[1], Initial::Zeros);
+        }
+    }
+    specs
+}
+
+/// Named tensors. As part of a snapshot they are immutable copies; as [`Parameters::weights`] they are views of
+/// what is being trained.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Wraps named tensors.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors }
+    }
+
+    /// Fresh weights for a config, from a seeded generator, in the order of [`parameter_specs`].
+    pub fn initialise(config: &ModelConfig, head: HeadKind, rng: &mut SeededRng, device: &Device) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for spec in parameter_specs(config, head) {
+            let tensor = match spec.initial {
+                Initial::Normal(std) => rng::normal(rng, &spec.shape, std, device)?,
+                Initial::Ones => Tensor::ones(spec.shape.as_slice(), candle_core::DType::F32, device)?,
+                Initial::Zeros => Tensor::zeros(spec.shape.as_slice(), candle_core::DType::F32, device)?,
+            };
+            tensors.insert(spec.name, tensor);
+        }
+        Ok(Self { tensors })
+    }
+
+    /// The tensor of this name.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: None })
+    }
+
+    /// Names and tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Adds or replaces a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)
+    }
+
+    /// How many numbers there are in all.
+    pub fn n_elements(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
+    }
+
+    /// A real copy: later training of the original does not show in it.
+    pub fn deep_copy(&self) -> Result<Self> {
+        let copy = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.copy()?.detach()));
+        Ok(Self { tensors: self.tensors.iter().map(copy).collect::<Result<_>>()? })
+    }
+
+    /// The same weights on another device.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_device(device)?.detach()));
+        Ok(Self { tensors: self.tensors.iter().map(moved).collect::<Result<_>>()? })
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> Result<bool> {
+        for tensor in self.tensors.values() {
+            if !tensor.flatten_all()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Weights in training: each is a candle `Var`, changed in place by the optimiser.
+#[derive(Debug)]
+pub struct Parameters {
+    vars: BTreeMap<String, Var>,
+}
+
+impl Parameters {
+    /// Starts training from a copy of these weights.
+    pub fn from_weights(weights: &Weights) -> Result<Self> {
+        let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(&tensor.copy()?)?));
+        Ok(Self { vars: weights.iter().map(var).collect::<Result<_>>()? })
+    }
+
+    /// Names and variables, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The variable of this name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.vars.get(name)
+    }
+
+    /// The weights as the forward pass reads them, with gradients. They change as training goes on.
+    pub fn weights(&self) -> Weights {
+        Weights { tensors: self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect() }
+    }
+
+    /// A real copy of the weights as they are now.
+    pub fn snapshot(&self) -> Result<Weights> {
+        self.weights().deep_copy()
+    }
+}

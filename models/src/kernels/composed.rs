@@ -1,0 +1,110 @@
+//! Each operation as a composition of candle's differentiable ops: the reference for the fused ones, and what
+//! runs on devices for which no fused op exists.
+
+use std::sync::Arc;
+
+use candle_core::{D, Result, Tensor};
+
+use super::{Gelu, HeadShape, RopeTable, TokenLogprobs, WeightLayout};
+
+/// `x (N, I)` times a weight plus `bias (O,)`: `(N, O)`.
+pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = match layout {
+        WeightLayout::InOut => x.matmul(weight)?,
+        WeightLayout::OutIn => x.matmul(&weight.t()?)?,
+    };
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+/// Layer normalisation (Ba et al. 2016) of each row of `x (N, C)` with gain and bias `(C,)`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// Root mean square normalisation (Zhang and Sennrich 2019) of each row of `x (N, C)` with gain `(C,)`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
+}
+
+/// GELU of each element.
+pub fn gelu(x: &Tensor, kind: Gelu) -> Result<Tensor> {
+    match kind {
+        Gelu::Tanh => x.gelu(),
+        Gelu::Erf => x.gelu_erf(),
+    }
+}
+
+/// `silu(gate) * up`, element by element (Shazeer 2020).
+pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// Rotates queries and keys inside the packed projection `qkv (N, (H + 2 KV) D)` by each row's position; values
+/// pass unchanged. Halves of a head are paired (element i with i + D/2), as HuggingFace's Llama does.
+pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<RopeTable>, heads: HeadShape) -> Result<Tensor> {
+    let n = qkv.dim(0)?;
+    let (head_dim, half) = (heads.head_dim, heads.head_dim / 2);
+    let n_rotated = heads.n_heads + heads.n_kv_heads;
+    let gather = |source: &[f32]| -> Result<Tensor> {
+        let rows: Vec<f32> = positions
+            .iter()
+            .flat_map(|&p| source[p as usize * half..(p as usize + 1) * half].iter().copied())
+            .collect();
+        Tensor::from_vec(rows, (n, 1, half), qkv.device())
+    };
+    let (cos, sin) = (gather(&table.cos)?, gather(&table.sin)?);
+    let rotated = qkv.narrow(1, 0, n_rotated * head_dim)?.reshape((n, n_rotated, head_dim))?;
+    let (first, second) = (rotated.narrow(2, 0, half)?, rotated.narrow(2, half, half)?);
+    let new_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+    let new_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+    let rotated = Tensor::cat(&[new_first, new_second], 2)?.reshape((n, n_rotated * head_dim))?;
+    let values = qkv.narrow(1, n_rotated * head_dim, heads.n_kv_heads * head_dim)?;
+    Tensor::cat(&[rotated, values], 1)
+}
+
+/// Causal self-attention within each packed sequence: `qkv (N, (H + 2 KV) D)` to `(N, H D)`. Sequence s is rows
+/// `offsets[s]..offsets[s + 1]`; scores are scaled by 1/√D.
+pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Result<Tensor> {
+    let HeadShape { n_heads, n_kv_heads, head_dim } = heads;
+    let mut outputs = Vec::with_capacity(offsets.len().saturating_sub(1));
+    for bounds in offsets.windows(2) {
+        let t = bounds[1] - bounds[0];
+        if t == 0 {
+            continue;
+        }
+        let rows = qkv.narrow(0, bounds[0], t)?.reshape((t, n_heads + 2 * n_kv_heads, head_dim))?;
+        let q = rows.narrow(1, 0, n_heads)?.transpose(0, 1)?.contiguous()?; // (H, T, D)
+        let shared = |start: usize| -> Result<Tensor> {
+            let one = rows.narrow(1, start, n_kv_heads)?.transpose(0, 1)?; // (KV, T, D)
+            one.unsqueeze(1)?
+                .expand((n_kv_heads, n_heads / n_kv_heads, t, head_dim))?
+                .reshape((n_heads, t, head_dim))?
+                .contiguous()
+        };
+        let (k, v) = (shared(n_heads)?, shared(n_heads + n_kv_heads)?); // (H, T, D)
+        let mask: Vec<f32> =
+            (0..t).flat_map(|i| (0..t).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 })).collect();
+        let mask = Tensor::from_vec(mask, (1, t, t), qkv.device())?.to_dtype(qkv.dtype())?;
+        let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (head_dim as f64).sqrt()))?.broadcast_add(&mask)?;
+        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?; // (H, T, T)
+        outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((t, n_heads * head_dim))?);
+    }
+    Tensor::cat(&outputs, 0)
+}
+
+/// Log-probability of each target under `softmax(scale · hidden · unembeddingᵀ)`, and its entropy; `scale` is one
+/// over the temperature. `hidden (N, C)`, `unembedding (V, C)`, `targets` N ids.
+pub fn token_logprobs(hidden: &Tensor, unembedding: &Tensor, targets: &[u32], scale: f32) -> Result<TokenLogprobs> {
+    let logits = (hidden.matmul(&unembedding.t()?)? * f64::from(scale))?; // (N, V)
+    let log_softmax = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+    let targets = Tensor::from_slice(targets, (targets.len(), 1), hidden.device())?;
+    let logprobs = log_softmax.gather(&targets, 1)?.squeeze(1)?;
+    let entropies = (log_softmax.exp()? * &log_softmax)?.sum(D::Minus1)?.neg()?;
+    Ok(TokenLogprobs { logprobs, entropies })
+}

@@ -1,0 +1,17 @@
+//! Collimate's models and maths on candle: synchronous, and single-threaded in style.
+//!
+//! In the order in which they build on one another:
+//!
+//! - [`kernels`]: differentiable operations, fused on the CPU.
+//! - [`arch`]: the decoder and its heads, its config and its named weights.
+//! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
+//!
+//! Not here: actors, threads, clocks, the command line (`collimate`).
+
+pub mod arch;
+pub mod error;
+pub mod kernels;
+pub mod rng;
+
+pub use candle_core::Device;
+pub use error::{Error, Result};

@@ -1,0 +1,119 @@
+//! Every control message. Experience never travels here: it goes through bounded channels between the compute
+//! threads.
+//!
+//! ```text
+//! caller --RunCommand--> supervisor --RoleCommand--> role actor --RoleCommand--> compute thread
+//! caller <--RunEvent---- supervisor <--RoleReport--- role actor <--RoleReport--- compute thread
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{PolicyVersion, RoleId};
+use crate::records::UpdateMetrics;
+use crate::ticket::TicketCounts;
+
+/// From whoever holds the run's handle to the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunCommand {
+    /// Every role stops taking work at its next item. Promise: nothing in flight is lost.
+    Pause,
+    /// Takes back a pause.
+    Resume,
+    /// The update in progress finishes and is published, what else is in flight is dropped as
+    /// [`Shutdown`](crate::DropReason::Shutdown), then the run ends. Promise: every ticket comes home.
+    Stop,
+}
+
+/// From the supervisor to a role's actor, and from there to its compute thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleCommand {
+    /// Take no more work until `Resume`.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Send every ticket in hand home as dropped, then end.
+    Stop,
+}
+
+/// From a compute thread to its role's actor, and from there to the supervisor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoleReport {
+    /// The compute thread runs. Sent once, first.
+    Started(RoleId),
+    /// The role has ended in good order. Sent once, last.
+    Finished(RoleId),
+    /// The role has failed or panicked; its work in hand is lost. Sent once, last.
+    Failed(RoleId, String),
+}
+
+/// A role's state, as status shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleState {
+    /// Not yet started.
+    Starting,
+    /// Working, or waiting for work.
+    Running,
+    /// Told to take no work.
+    Paused,
+    /// Ended in good order.
+    Finished,
+    /// Ended by an error.
+    Failed,
+}
+
+/// A role's line in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoleStatus {
+    /// Who.
+    pub role: RoleId,
+    /// How it is.
+    pub state: RoleState,
+    /// Items done so far (prompts issued, rollouts, batches, updates).
+    pub n_items: u64,
+    /// Tokens processed so far.
+    pub n_tokens: u64,
+    /// Seconds spent computing so far.
+    pub busy_s: f64,
+    /// Items waiting in its inbox now.
+    pub queue_depth: usize,
+}
+
+/// A run as it is now. The supervisor publishes it; the latest wins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// Updates done.
+    pub version: PolicyVersion,
+    /// Updates to do in all.
+    pub n_updates: u64,
+    /// Seconds since the start.
+    pub elapsed_s: f64,
+    /// The ledger.
+    pub tickets: TicketCounts,
+    /// Each role, in the order of the flow.
+    pub roles: Vec<RoleStatus>,
+}
+
+/// From the run to whoever listens: the recorder, a progress line, a service's clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// An update is done and its snapshot published.
+    Updated(Box<UpdateMetrics>),
+    /// The run has been told to stop.
+    Stopping,
+    /// The run has ended: all updates done, or stopped in good order.
+    Ended {
+        /// Updates done.
+        version: PolicyVersion,
+        /// Whether it was told to stop.
+        stopped: bool,
+    },
+    /// The run has failed.
+    Failed {
+        /// Who failed first.
+        role: RoleId,
+        /// With what.
+        error: String,
+    },
+}

@@ -1,0 +1,95 @@
+//! What an actor asks of what computes behind it. Real models implement these in `collimate-models`; tests and
+//! simulations put fakes in their place; a service brings its own [`RewardFunction`].
+//!
+//! All of it is synchronous and runs on the actor's compute thread.
+
+use crate::ids::PolicyVersion;
+use crate::records::TrainMetrics;
+use crate::rollout::{ExperienceBatch, FinishReason, PretrainBatch, Prompt, Rollout, ScoredRollout, Snapshot};
+
+/// What a role's computation fails with. The message names what was wrong; the actor adds which role it was.
+pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Samples responses, several at a time, with continuous batching: a slot that becomes free takes the next prompt.
+pub trait Sampler<W>: Send {
+    /// Uses these weights from the next step on. Sequences in progress go on with them.
+    fn load(&mut self, snapshot: &Snapshot<W>) -> Result<(), RoleError>;
+
+    /// How many more prompts can be admitted now.
+    fn n_free_slots(&self) -> usize;
+
+    /// How many sequences are in progress.
+    fn n_running(&self) -> usize;
+
+    /// Starts a response. Only called while a slot is free and after the first `load`.
+    fn admit(&mut self, prompt: Prompt) -> Result<(), RoleError>;
+
+    /// Samples one token for every sequence in progress; returns those that ended with it.
+    fn step(&mut self) -> Result<Vec<Rollout>, RoleError>;
+
+    /// Gives up every sequence in progress and returns its prompt.
+    fn abort(&mut self) -> Vec<Prompt>;
+}
+
+/// The frozen SFT model.
+pub trait ReferencePolicy: Send {
+    /// For each rollout, the log-probability of each of its response tokens at the sampling temperature.
+    fn logprobs(&mut self, rollouts: &[Rollout]) -> Result<Vec<Vec<f32>>, RoleError>;
+}
+
+/// What a reward function sees of a rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RewardRequest {
+    /// The prompt's tokens.
+    pub prompt_tokens: Vec<u32>,
+    /// The response's tokens, the end token included where there is one.
+    pub response_tokens: Vec<u32>,
+    /// The prompt as text.
+    pub prompt: String,
+    /// The response as text, without the end token.
+    pub response: String,
+    /// Why the response ended.
+    pub finish: FinishReason,
+}
+
+/// Anything that gives a response a score: a reward model, a built-in function, a subprocess, or your own.
+pub trait RewardFunction: Send {
+    /// One finite score for each request, in order.
+    fn scores(&mut self, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError>;
+}
+
+/// Turns token ids into text for reward functions and samples.
+pub trait Detokenizer: Send + Sync {
+    /// The text of these tokens, special tokens left out.
+    fn decode(&self, tokens: &[u32]) -> Result<String, RoleError>;
+}
+
+/// Turns scored rollouts into a batch with advantages and returns.
+pub trait ExperienceMaker<W>: Send {
+    /// Makes the batch that the learner trains on at `version`, with values under the snapshot's value weights.
+    /// The rollouts come in order of ticket id.
+    fn assemble(
+        &mut self,
+        version: PolicyVersion,
+        rollouts: Vec<ScoredRollout>,
+        snapshot: &Snapshot<W>,
+    ) -> Result<ExperienceBatch, RoleError>;
+}
+
+/// Cuts batches of pretraining text.
+pub trait PretrainSource: Send {
+    /// The text for one optimiser step.
+    fn next_batch(&mut self) -> Result<PretrainBatch, RoleError>;
+}
+
+/// Trains policy and value model.
+pub trait Trainer<W>: Send {
+    /// How many [`PretrainBatch`]es one update takes: one for each optimiser step, or 0 without PPO-ptx.
+    fn pretrain_batches_per_update(&self) -> usize;
+
+    /// One update: all epochs and minibatches of one batch.
+    fn update(&mut self, batch: &ExperienceBatch, pretrain: &[PretrainBatch]) -> Result<TrainMetrics, RoleError>;
+
+    /// A real copy of the weights as they are now, with their version.
+    fn snapshot(&self) -> Result<Snapshot<W>, RoleError>;
+}
