@@ -52,6 +52,19 @@ pub struct RewardRequest {
     pub finish: FinishReason,
 }
 
+impl RewardRequest {
+    /// What a reward function sees of this rollout.
+    pub fn of(rollout: &Rollout, detokenizer: &dyn Detokenizer) -> Result<Self, RoleError> {
+        Ok(Self {
+            prompt_tokens: rollout.prompt.tokens.clone(),
+            response_tokens: rollout.response.clone(),
+            prompt: detokenizer.decode(&rollout.prompt.tokens)?,
+            response: detokenizer.decode(rollout.response_body())?,
+            finish: rollout.finish,
+        })
+    }
+}
+
 /// Anything that gives a response a score: a reward model, a built-in function, a subprocess, or your own.
 pub trait RewardFunction: Send {
     /// One finite score for each request, in order.
