@@ -22,6 +22,20 @@ pub struct Comparison {
     pub responses: Vec<String>,
     /// For each response its rank; 1 is best, equal ranks are a tie.
     pub ranks: Vec<u32>,
+    /// The very tokens that were sampled, where the responses come from a model with the same tokenizer: text that
+    /// is encoded again may give others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<ComparisonTokens>,
+}
+
+/// The token ids of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComparisonTokens {
+    /// The prompt's.
+    pub prompt: Vec<u32>,
+    /// Each response's, the end token included where there is one.
+    pub responses: Vec<Vec<u32>>,
 }
 
 /// A line of a prompts file: what PPO samples from.

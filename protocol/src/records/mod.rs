@@ -4,7 +4,7 @@ mod data;
 mod summary;
 mod update;
 
-pub use data::{Comparison, Demonstration, PromptRecord};
+pub use data::{Comparison, ComparisonTokens, Demonstration, PromptRecord};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };
