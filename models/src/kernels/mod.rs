@@ -6,8 +6,11 @@
 //!
 //! Rows are independent everywhere: a row's result is the same bits whatever other rows stand in the batch.
 
+mod cached_attention;
 pub mod composed;
+mod simd;
 
+pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use composed::{causal_attention, gelu, layer_norm, linear, rms_norm, rope, silu_mul, token_logprobs};
 
 use candle_core::Tensor;
