@@ -4,11 +4,13 @@
 //!
 //! - [`kernels`]: differentiable operations, fused on the CPU.
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
+//! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
 //! Not here: actors, threads, clocks, the command line (`collimate`).
 
 pub mod arch;
+pub mod durable;
 pub mod error;
 pub mod kernels;
 pub mod rng;

@@ -122,6 +122,15 @@ const IGNORED: &[&str] = &[
     "transformers.js_config",
 ];
 
+/// One token id or several; `None` where the value is neither.
+pub(super) fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let id = |item: &Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(items) => items.iter().map(id).collect(),
+        one => id(one).map(|id| vec![id]),
+    }
+}
+
 struct Keys<'a> {
     path: &'a Path,
     map: Map<String, Value>,
@@ -158,12 +167,7 @@ impl Keys<'_> {
 
     fn token_ids(&mut self, key: &str) -> Result<Vec<u32>> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };
-        let items = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
-        let id = |item: &Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
-        items
-            .iter()
-            .map(|item| id(item).ok_or_else(|| self.bad(format!("`{key}` is {value}, expected token ids"))))
-            .collect()
+        token_ids(&value).ok_or_else(|| self.bad(format!("`{key}` is {value}, expected token ids")))
     }
 
     /// Refuses a key whose value asks for something that is not implemented.

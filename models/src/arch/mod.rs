@@ -2,12 +2,14 @@
 
 mod config;
 mod decoder;
+mod files;
 mod heads;
 mod packed;
 mod weights;
 
 pub use config::{Family, Mlp, ModelConfig, Norm, Positions};
 pub use decoder::{Attend, Decoder, PackedAttention};
+pub use files::{load_model, save_model, scalar_from_language};
 pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use packed::PackedSequences;
 pub use weights::{HeadKind, Initial, ParameterSpec, Parameters, Weights, parameter_specs};

@@ -1,0 +1,293 @@
+//! Model directories in HuggingFace's layout: `config.json`, `model.safetensors` or shards, and
+//! `generation_config.json`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde_json::{Value, json};
+
+use super::config::{Family, ModelConfig, token_ids};
+use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
+use super::weights::{HeadKind, Initial, Weights, parameter_specs};
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::rng::{self, SeededRng};
+
+const WEIGHTS_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+const GENERATION_FILE: &str = "generation_config.json";
+const UNEMBEDDING: &str = "lm_head.weight";
+
+/// Reads a model's directory. Every tensor that the config asks for must be there in the shape it asks for, and no
+/// other, so that nothing of the file is left out unseen; f16 and bf16 become f32.
+///
+/// With [`HeadKind::Scalar`] the head must be in the file: a head made up here would be random. Its bias is
+/// `score_bias` of `config.json`.
+pub fn load_model(dir: &Path, head: HeadKind, device: &Device) -> Result<(Arc<ModelConfig>, Weights)> {
+    let mut config = ModelConfig::load(dir)?;
+    if let Some(ids) = generation_end_tokens(dir)? {
+        config.eos_token_ids = ids;
+    }
+    let (path, mut tensors) = read_tensors(dir, device)?;
+    add_prefix(&config, &mut tensors);
+    if head == HeadKind::Scalar && !tensors.contains_key(SCORE_WEIGHT) {
+        return Err(Error::bad_file(
+            &path,
+            format!(
+                "tensor `{SCORE_WEIGHT}` is missing: this is no reward or value model (a language model gets its \
+                 scalar head by reward model training)"
+            ),
+        ));
+    }
+    if head == HeadKind::Scalar {
+        let bias = Tensor::new(&[config.score_bias as f32], device)?;
+        if tensors.insert(SCORE_BIAS.into(), bias).is_some() {
+            let problem = format!("has a tensor `{SCORE_BIAS}`; the bias belongs into `config.json` as `score_bias`");
+            return Err(Error::bad_file(&path, problem));
+        }
+    }
+    tensors.retain(|name, _| !is_harmless(&config, name));
+    let weights = Weights::new(tensors);
+    check(&config, head, &weights, Some(&path))?;
+    Ok((Arc::new(config), weights))
+}
+
+/// Writes a model's directory, which is made if need be. Each file is whole or absent after a crash. `score.bias`
+/// goes to `config.json`, in place of the config's own `score_bias`.
+pub fn save_model(dir: &Path, config: &ModelConfig, head: HeadKind, weights: &Weights) -> Result<()> {
+    check(config, head, weights, None)?;
+    fs::create_dir_all(dir).map_err(|source| Error::io(dir, source))?;
+    let mut config = config.clone();
+    if head == HeadKind::Scalar {
+        config.score_bias = f64::from(weights.get(SCORE_BIAS)?.to_vec1::<f32>()?[0]);
+    }
+    // Contiguous and on the CPU, so that safetensors' own conversion can't fail.
+    let tensors: Vec<(&str, Tensor)> = weights
+        .iter()
+        .filter(|(name, _)| *name != SCORE_BIAS)
+        .map(|(name, tensor)| Ok((name, tensor.detach().to_device(&Device::Cpu)?.contiguous()?)))
+        .collect::<Result<_>>()?;
+    // transformers refuses a file that does not say which framework's layout it has.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    durable::replace_file(&dir.join(WEIGHTS_FILE), |temporary| {
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(std::io::Error::other)
+    })?;
+    if head == HeadKind::Language {
+        write_json(&dir.join(GENERATION_FILE), &generation_config(&config))?;
+    }
+    write_json(&dir.join("config.json"), &config.to_hf(head == HeadKind::Scalar))
+}
+
+/// A reward model's beginning: the language model (the SFT model) with its unembedding replaced by a fresh scalar
+/// head whose bias is 0. The other tensors are shared, not copied.
+pub fn scalar_from_language(config: &ModelConfig, language: &Weights, rng: &mut SeededRng) -> Result<Weights> {
+    let mut weights = language.clone();
+    weights.remove(UNEMBEDDING);
+    for spec in parameter_specs(config, HeadKind::Scalar) {
+        if spec.name != SCORE_WEIGHT && spec.name != SCORE_BIAS {
+            continue;
+        }
+        let device = weights.iter().next().map_or(&Device::Cpu, |(_, tensor)| tensor.device()).clone();
+        let tensor = match spec.initial {
+            Initial::Normal(std) => rng::normal(rng, &spec.shape, std, &device)?,
+            Initial::Ones => Tensor::ones(spec.shape.as_slice(), DType::F32, &device)?,
+            Initial::Zeros => Tensor::zeros(spec.shape.as_slice(), DType::F32, &device)?,
+        };
+        weights.insert(spec.name, tensor);
+    }
+    check(config, HeadKind::Scalar, &weights, None)?;
+    Ok(weights)
+}
+
+/// Refuses weights that are not exactly those of the config: a tensor missing, of another shape, or too many.
+fn check(config: &ModelConfig, head: HeadKind, weights: &Weights, path: Option<&Path>) -> Result<()> {
+    let specs = parameter_specs(config, head);
+    let path = || path.map(Path::to_owned);
+    for spec in &specs {
+        let missing = |_| Error::MissingTensor { name: spec.name.clone(), path: path() };
+        let tensor = weights.get(&spec.name).map_err(missing)?;
+        if tensor.dims() != spec.shape {
+            return Err(Error::WrongShape {
+                name: spec.name.clone(),
+                found: tensor.dims().to_vec(),
+                expected: spec.shape.clone(),
+                path: path(),
+            });
+        }
+    }
+    match weights.iter().find(|(name, _)| !specs.iter().any(|spec| spec.name == *name)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let problem = format!("tensor `{name}` is not part of the model that the config describes");
+            Err(path().map_or_else(|| Error::invalid(&problem), |path| Error::bad_file(path, &problem)))
+        }
+    }
+}
+
+/// Tensors that older exporters write and no computation needs: causal masks, rotary frequencies, and the
+/// unembedding of a tied model, which is the embedding again.
+fn is_harmless(config: &ModelConfig, name: &str) -> bool {
+    name.ends_with(".attn.bias")
+        || name.ends_with(".attn.masked_bias")
+        || name.ends_with(".rotary_emb.inv_freq")
+        || (config.tied && name == UNEMBEDDING)
+}
+
+/// Checkpoints of the bare decoder, such as the original GPT-2, have its names without the prefix.
+fn add_prefix(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) {
+    let (prefix, bare_embedding) = match config.family {
+        Family::Gpt2 => ("transformer.", "wte.weight"),
+        Family::Llama => ("model.", "embed_tokens.weight"),
+    };
+    if !tensors.contains_key(bare_embedding) {
+        return;
+    }
+    *tensors = std::mem::take(tensors)
+        .into_iter()
+        .map(|(name, tensor)| match name.as_str() {
+            UNEMBEDDING | SCORE_WEIGHT => (name, tensor),
+            _ => (format!("{prefix}{name}"), tensor),
+        })
+        .collect();
+}
+
+/// Every tensor of a directory, as f32, with the file to name in messages about them.
+fn read_tensors(dir: &Path, device: &Device) -> Result<(std::path::PathBuf, BTreeMap<String, Tensor>)> {
+    let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
+    let mut tensors = BTreeMap::new();
+    if single.exists() {
+        read_file(&single, device, &mut tensors)?;
+        return Ok((single, tensors));
+    }
+    if !index.exists() {
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| dir.join(name).exists());
+        let hint = if pickled {
+            "; `pytorch_model.bin` is not read (a pickle can run code): save it again as safetensors"
+        } else {
+            ""
+        };
+        let problem = format!("holds neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`{hint}");
+        return Err(Error::bad_file(dir, problem));
+    }
+    let map = read_json(&index)?;
+    let Some(map) = map.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::bad_file(&index, "key `weight_map` is missing"));
+    };
+    let mut shards: Vec<&str> = Vec::new();
+    for (name, shard) in map {
+        match shard.as_str() {
+            Some(shard) if !shard.contains(['/', '\\']) => shards.push(shard),
+            _ => {
+                return Err(Error::bad_file(&index, format!("tensor `{name}` is said to be in {shard}, no file name")));
+            }
+        }
+    }
+    shards.sort_unstable();
+    shards.dedup();
+    for shard in shards {
+        read_file(&dir.join(shard), device, &mut tensors)?;
+    }
+    match map.keys().find(|name| !tensors.contains_key(*name)) {
+        None => Ok((index, tensors)),
+        Some(name) => Err(Error::bad_file(&index, format!("tensor `{name}` is not in the shard {}", map[name]))),
+    }
+}
+
+fn read_file(path: &Path, device: &Device, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::bad_file(path, diagnose(&bytes, &error)))?;
+    for (name, view) in file.tensors() {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            // A mask of some exporters, left out later by its name.
+            Dtype::U8 | Dtype::BOOL if name.ends_with(".attn.bias") => continue,
+            other => {
+                let problem = format!("tensor `{name}` is of type {other:?}, supported are F32, F16, BF16");
+                return Err(Error::bad_file(path, problem));
+            }
+        };
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        let tensor = tensor.to_dtype(DType::F32)?.to_device(device)?;
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return Err(Error::bad_file(path, format!("tensor `{name}` is in another shard too")));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with bytes that are no safetensors file, in words that tell the user what to do.
+fn diagnose(bytes: &[u8], error: &SafeTensorError) -> String {
+    let length = bytes.len();
+    let header = bytes.first_chunk::<8>().map(|head| u64::from_le_bytes(*head));
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        return "is a PyTorch pickle under another name, not a safetensors file: save it again as safetensors".into();
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`".into();
+    }
+    match (error, header) {
+        (SafeTensorError::HeaderTooSmall, _) | (_, None) => {
+            format!("has {length} bytes, too few for a safetensors file: it is cut short")
+        }
+        (SafeTensorError::InvalidHeaderLength, Some(n)) => {
+            format!("its header should have {n} bytes, but the file has {length}: it is cut short")
+        }
+        (SafeTensorError::MetadataIncompleteBuffer, _) => {
+            format!("has {length} bytes, its header tells of another number: it is cut short or damaged")
+        }
+        _ => format!("is not a safetensors file: {error}"),
+    }
+}
+
+/// `eos_token_id` of `generation_config.json`: where it is given, transformers ends at these tokens and not at
+/// those of `config.json`.
+fn generation_end_tokens(dir: &Path) -> Result<Option<Vec<u32>>> {
+    let path = dir.join(GENERATION_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    match read_json(&path)?.get("eos_token_id").filter(|value| !value.is_null()) {
+        None => Ok(None),
+        Some(value) => token_ids(value)
+            .map(Some)
+            .ok_or_else(|| Error::bad_file(&path, format!("`eos_token_id` is {value}, expected token ids"))),
+    }
+}
+
+fn generation_config(config: &ModelConfig) -> Value {
+    let mut map = serde_json::Map::new();
+    if let Some(bos) = config.bos_token_id {
+        map.insert("bos_token_id".into(), json!(bos));
+    }
+    match config.eos_token_ids.as_slice() {
+        [] => {}
+        [one] => _ = map.insert("eos_token_id".into(), json!(one)),
+        several => _ = map.insert("eos_token_id".into(), json!(several)),
+    }
+    if let Some(pad) = config.eos_token_ids.first() {
+        // transformers warns at every call of `generate` where there is none.
+        map.insert("pad_token_id".into(), json!(pad));
+    }
+    map.insert("do_sample".into(), json!(true));
+    Value::Object(map)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+    serde_json::from_str(&text).map_err(|error| Error::bad_file(path, format!("broken JSON: {error}")))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::invalid(error.to_string()))?;
+    text.push('\n');
+    durable::write_file(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
