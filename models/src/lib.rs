@@ -4,6 +4,7 @@
 //!
 //! - [`kernels`]: differentiable operations, fused on the CPU.
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
+//! - [`tokenizer`]: text to token ids and back.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
@@ -14,6 +15,7 @@ pub mod durable;
 pub mod error;
 pub mod kernels;
 pub mod rng;
+pub mod tokenizer;
 
 pub use candle_core::Device;
 pub use error::{Error, Result};
