@@ -5,12 +5,14 @@
 //! - [`kernels`]: differentiable operations, fused on the CPU.
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
 //! - [`tokenizer`]: text to token ids and back.
+//! - [`data`]: text and records on their way into the stages.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
 //! Not here: actors, threads, clocks, the command line (`collimate`).
 
 pub mod arch;
+pub mod data;
 pub mod durable;
 pub mod error;
 pub mod kernels;

@@ -1,0 +1,3 @@
+//! Data on its way into the stages.
+
+pub mod corpus;
