@@ -59,6 +59,25 @@ pub enum Error {
         path: Option<PathBuf>,
     },
 
+    /// A parameter in training got no gradient: an op on its way to the loss has no backward.
+    #[error("parameter `{name}` got no gradient")]
+    NoGradient {
+        /// Its HuggingFace name.
+        name: String,
+    },
+
+    /// Too many optimiser steps in a row were skipped.
+    #[error(
+        "{n_in_a_row} optimiser steps in a row were skipped, because {what} was not finite; a lower learning rate \
+         or a smaller score scale may help"
+    )]
+    NonFinite {
+        /// How many.
+        n_in_a_row: usize,
+        /// What was not finite the last time.
+        what: String,
+    },
+
     /// A setting or an argument makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -5,6 +5,9 @@
 //! - [`kernels`]: differentiable operations, fused on the CPU.
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
 //! - [`tokenizer`]: text to token ids and back.
+//! - [`objective`]: what is optimised, as free functions over named inputs.
+//! - [`optim`]: from gradients to new weights.
+//! - [`train`]: a language or reward model, step by step; PPO's settings.
 //! - [`data`]: text and records on their way into the stages.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
@@ -16,8 +19,11 @@ pub mod data;
 pub mod durable;
 pub mod error;
 pub mod kernels;
+pub mod objective;
+pub mod optim;
 pub mod rng;
 pub mod tokenizer;
+pub mod train;
 
 pub use candle_core::Device;
 pub use error::{Error, Result};

@@ -1,0 +1,193 @@
+//! Gradients, summed over microbatches.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use rayon::prelude::*;
+
+use super::inplace::{self, CHUNK};
+use crate::arch::Parameters;
+use crate::error::{Error, Result};
+
+struct Sum {
+    gradient: Tensor,
+    n_added: usize,
+}
+
+/// The sum of a step's gradients, by parameter. Its memory is taken once and used again for every step.
+///
+/// A loss is normalised by its whole batch *before* `backward`, so that gradients only ever need adding and how the
+/// batch was cut into microbatches does not matter.
+pub struct GradAccumulator {
+    sums: BTreeMap<String, Sum>,
+}
+
+impl GradAccumulator {
+    /// An empty sum for these parameters.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        let empty = |(name, var): (&str, &candle_core::Var)| {
+            Ok((name.to_owned(), Sum { gradient: var.as_tensor().zeros_like()?, n_added: 0 }))
+        };
+        Ok(Self { sums: parameters.iter().map(empty).collect::<Result<_>>()? })
+    }
+
+    /// Forgets what was added, for the next step.
+    pub fn clear(&mut self) {
+        self.sums.values_mut().for_each(|sum| sum.n_added = 0);
+    }
+
+    /// Adds the gradients of one `backward`.
+    pub fn add(&mut self, parameters: &Parameters, mut gradients: GradStore) -> Result<()> {
+        for (name, sum) in &mut self.sums {
+            let var = parameters.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone(), path: None })?;
+            let Some(gradient) = gradients.remove(var) else { continue };
+            let first = sum.n_added == 0;
+            if gradient.device().is_cpu() {
+                inplace::edit(&sum.gradient, &gradient, |sum, gradient| {
+                    sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(sum, gradient)| {
+                        if first {
+                            sum.copy_from_slice(gradient);
+                        } else {
+                            sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
+                        }
+                    });
+                })?;
+            } else {
+                sum.gradient = if first { gradient } else { (&sum.gradient + gradient)? };
+            }
+            sum.n_added += 1;
+        }
+        Ok(())
+    }
+
+    /// Global L2 norm of the sum. It is finite exactly if every gradient is.
+    ///
+    /// # Errors
+    /// Names the first parameter that no `backward` since the last [`clear`](Self::clear) reached: candle drops
+    /// gradients without a word where an op has no backward.
+    pub fn norm(&self) -> Result<f64> {
+        let mut square = 0.0;
+        for (name, sum) in &self.sums {
+            if sum.n_added == 0 {
+                return Err(Error::NoGradient { name: name.clone() });
+            }
+            square += sum_of_squares(&sum.gradient)?;
+        }
+        Ok(square.sqrt())
+    }
+
+    /// The summed gradient of this parameter; `None` if it has got none since the last [`clear`](Self::clear).
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.sums.get(name).filter(|sum| sum.n_added > 0).map(|sum| &sum.gradient)
+    }
+}
+
+/// What gradients of this global norm are multiplied by so that their norm does not exceed `max_norm`; 1 where
+/// `max_norm` is 0 (no clipping). The 1e-6 is PyTorch's (`clip_grad_norm_`).
+pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) as f32 }
+}
+
+/// Σ x², in f64, so that no finite f32 overflows it.
+fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
+    if !tensor.device().is_cpu() {
+        return Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let (candle_core::Storage::Cpu(storage), Some((from, to))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err(Error::invalid("a summed gradient is not a contiguous tensor on the CPU"));
+    };
+    let partial: Vec<f64> = storage.as_slice::<f32>()?[from..to].par_chunks(CHUNK).map(chunk_sum_of_squares).collect();
+    Ok(partial.iter().sum())
+}
+
+fn chunk_sum_of_squares(chunk: &[f32]) -> f64 {
+    // Eight sums side by side: one would wait for each addition to end before the next.
+    let mut lanes = [0f64; 8];
+    let (groups, rest) = chunk.as_chunks::<8>();
+    for group in groups {
+        for (lane, &x) in lanes.iter_mut().zip(group) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::arch::Weights;
+
+    fn parameters(tensors: &[(&str, Vec<f32>)]) -> Result<Parameters> {
+        let tensors = tensors
+            .iter()
+            .map(|(name, numbers)| Ok((name.to_string(), Tensor::new(numbers.as_slice(), &Device::Cpu)?)))
+            .collect::<Result<_>>()?;
+        Parameters::from_weights(&Weights::new(tensors))
+    }
+
+    /// Σ c·x over these parameters, whose gradient is c everywhere.
+    fn weighted_sum(parameters: &Parameters, names: &[&str], c: f64) -> Result<GradStore> {
+        let mut loss = Tensor::new(0f32, &Device::Cpu)?;
+        for name in names {
+            loss = (loss + (parameters.get(name).unwrap().as_tensor().sum_all()? * c)?)?;
+        }
+        Ok(loss.backward()?)
+    }
+
+    #[test]
+    fn gradients_of_several_backward_passes_add_up_until_cleared() -> Result<()> {
+        let parameters = parameters(&[("a", vec![0.0; 3]), ("b", vec![0.0; 1])])?;
+        let mut sum = GradAccumulator::new(&parameters)?;
+        sum.add(&parameters, weighted_sum(&parameters, &["a", "b"], 1.0)?)?;
+        sum.add(&parameters, weighted_sum(&parameters, &["a"], 2.0)?)?;
+        assert_eq!(sum.get("a").unwrap().to_vec1::<f32>()?, [3.0, 3.0, 3.0]);
+        assert_eq!(sum.get("b").unwrap().to_vec1::<f32>()?, [1.0]);
+        assert!((sum.norm()? - 28f64.sqrt()).abs() < 1e-12);
+
+        sum.clear();
+        assert!(sum.get("a").is_none());
+        sum.add(&parameters, weighted_sum(&parameters, &["a", "b"], 5.0)?)?;
+        assert_eq!(sum.get("a").unwrap().to_vec1::<f32>()?, [5.0, 5.0, 5.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_parameter_without_a_gradient_is_an_error_by_name() -> Result<()> {
+        let parameters = parameters(&[("reached", vec![0.0]), ("unreached", vec![0.0])])?;
+        let mut sum = GradAccumulator::new(&parameters)?;
+        sum.add(&parameters, weighted_sum(&parameters, &["reached"], 1.0)?)?;
+        let error = sum.norm().unwrap_err().to_string();
+        assert!(error.contains("`unreached`"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_single_non_finite_gradient_shows_in_the_norm_and_a_huge_one_does_not_overflow() -> Result<()> {
+        let parameters = parameters(&[("a", vec![0.0; 70_000])])?;
+        let norm_with = |number: f32| -> Result<f64> {
+            let mut factors = vec![1f32; 70_000];
+            factors[69_999] = number;
+            let factors = Tensor::new(factors, &Device::Cpu)?;
+            let loss = (parameters.get("a").unwrap().as_tensor() * factors)?.sum_all()?;
+            let mut sum = GradAccumulator::new(&parameters)?;
+            sum.add(&parameters, loss.backward()?)?;
+            sum.norm()
+        };
+        assert!((norm_with(1.0)? - 70_000f64.sqrt()).abs() < 1e-9);
+        assert!(norm_with(3e38)?.is_finite());
+        assert!(!norm_with(f32::NAN)?.is_finite());
+        assert!(!norm_with(f32::INFINITY)?.is_finite());
+        Ok(())
+    }
+
+    #[test]
+    fn clipping_scales_to_the_largest_norm_allowed_and_leaves_the_rest_alone() {
+        assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+        assert_eq!(clip_factor(0.5, 1.0), 1.0);
+        assert_eq!(clip_factor(4.0, 0.0), 1.0);
+    }
+}

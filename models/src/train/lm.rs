@@ -1,0 +1,159 @@
+//! Language-model training: pretraining and SFT differ in their examples alone.
+
+use std::sync::Arc;
+
+use super::config::OptimConfig;
+use super::microbatch::{NextTokens, cut_by_tokens};
+use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
+use crate::arch::{HeadKind, LanguageModel, ModelConfig, Weights};
+use crate::error::{Error, Result};
+use crate::objective::lm_loss;
+#[cfg(test)]
+use crate::optim::GradAccumulator;
+use crate::optim::Schedule;
+
+/// A sequence to learn from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LmExample {
+    /// Token ids: for SFT, prompt and response with its end token.
+    pub tokens: Vec<u32>,
+    /// The loss is over `tokens[n_prompt..]` alone. The first token is never learnt, so 0 and 1 are the same.
+    pub n_prompt: usize,
+}
+
+impl LmExample {
+    /// Text of which every token but the first is learnt.
+    pub fn text(tokens: Vec<u32>) -> Self {
+        Self { tokens, n_prompt: 1 }
+    }
+
+    fn parts(&self) -> (&[u32], usize) {
+        (&self.tokens, self.n_prompt)
+    }
+}
+
+/// Trains a language model by steps.
+pub struct LmTrainer {
+    model_config: Arc<ModelConfig>,
+    model: LanguageModel,
+    training: Training,
+    schedule: Schedule,
+    microbatch_tokens: usize,
+    skip_limit: SkipLimit,
+    n_steps: u64,
+}
+
+impl LmTrainer {
+    /// Starts from these weights, where they lie. The learning rate's schedule ends after `n_steps` steps.
+    pub fn new(model_config: &Arc<ModelConfig>, weights: &Weights, config: &OptimConfig, n_steps: u64) -> Result<Self> {
+        config.validate()?;
+        let parameters = parameters_for(model_config, HeadKind::Language, weights)?;
+        Ok(Self {
+            model_config: model_config.clone(),
+            model: LanguageModel::new(model_config, &parameters.weights())?,
+            training: Training::new(parameters, config.adamw(), config.max_grad_norm)?,
+            schedule: config.schedule(n_steps),
+            microbatch_tokens: config.microbatch_tokens,
+            skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
+            n_steps: 0,
+        })
+    }
+
+    /// One optimiser step on the mean loss over the batch's target tokens.
+    ///
+    /// # Errors
+    /// The batch has no target token, or a sequence is longer than the context; too many steps in a row were not
+    /// finite.
+    pub fn step(&mut self, batch: &[LmExample]) -> Result<StepMetrics> {
+        let n_tokens = n_targets(batch);
+        if n_tokens == 0 {
+            return Err(Error::invalid(format!("a batch of {} examples has no token to learn", batch.len())));
+        }
+        self.training.begin();
+        let mut loss = 0.0;
+        for microbatch in microbatches(batch, self.microbatch_tokens) {
+            check_lengths(&self.model_config, microbatch)?;
+            let next = NextTokens::new(microbatch.iter().map(LmExample::parts));
+            if next.targets.is_empty() {
+                continue;
+            }
+            let logprobs = self.model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
+            let part = (lm_loss(&logprobs)? * (1.0 / n_tokens as f64))?;
+            loss += f64::from(part.to_scalar::<f32>()?);
+            self.training.backward(&part)?;
+        }
+        let grad_norm = self.training.grad_norm()?;
+        let lr = self.schedule.lr(self.n_steps);
+        self.n_steps += 1;
+        let broken = first_non_finite(&[("the loss", loss), ("the gradient", grad_norm)]);
+        match broken {
+            Some(what) => self.skip_limit.skipped(what)?,
+            None => {
+                self.training.step(lr, grad_norm)?;
+                self.skip_limit.taken();
+            }
+        }
+        Ok(StepMetrics { loss, n_tokens, grad_norm, lr, skipped: broken.is_some() })
+    }
+
+    #[cfg(test)]
+    pub(super) fn gradients(&self) -> &GradAccumulator {
+        self.training.gradients()
+    }
+
+    /// A real copy of the weights as they are now.
+    pub fn weights(&self) -> Result<Weights> {
+        self.training.parameters().snapshot()
+    }
+
+    /// The model as it is now, for evaluation: it records no gradient, and follows further training.
+    pub fn model(&self) -> Result<LanguageModel> {
+        LanguageModel::new(&self.model_config, &detached(self.training.parameters()))
+    }
+}
+
+/// Cross-entropy on text that was held out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeldoutNll {
+    /// Mean over all target tokens (nats a token); 0 where there are none.
+    pub mean: f64,
+    /// For each example with a target, its own mean.
+    pub per_example: Vec<f64>,
+    /// Target tokens.
+    pub n_tokens: usize,
+}
+
+/// Cross-entropy of each example's target tokens under a model, in passes of `microbatch_tokens`.
+pub fn heldout_nll(model: &LanguageModel, examples: &[LmExample], microbatch_tokens: usize) -> Result<HeldoutNll> {
+    let mut nll = HeldoutNll::default();
+    let mut sum = 0.0;
+    for microbatch in microbatches(examples, microbatch_tokens) {
+        check_lengths(model.decoder().config(), microbatch)?;
+        let next = NextTokens::new(microbatch.iter().map(LmExample::parts));
+        if next.targets.is_empty() {
+            continue;
+        }
+        let logprobs = model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
+        for own in next.split(&logprobs.to_vec1::<f32>()?).iter().filter(|own| !own.is_empty()) {
+            let own_sum = -own.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
+            nll.per_example.push(own_sum / own.len() as f64);
+            nll.n_tokens += own.len();
+            sum += own_sum;
+        }
+    }
+    nll.mean = if nll.n_tokens == 0 { 0.0 } else { sum / nll.n_tokens as f64 };
+    Ok(nll)
+}
+
+fn n_targets(examples: &[LmExample]) -> usize {
+    examples.iter().map(|example| example.tokens.len().saturating_sub(example.n_prompt.max(1))).sum()
+}
+
+fn microbatches(examples: &[LmExample], budget: usize) -> impl Iterator<Item = &[LmExample]> {
+    let runs = cut_by_tokens(examples.iter().map(|example| example.tokens.len()), budget);
+    runs.into_iter().map(|run| &examples[run])
+}
+
+fn check_lengths(config: &ModelConfig, examples: &[LmExample]) -> Result<()> {
+    examples.iter().try_for_each(|example| check_length(config, example.tokens.len()))
+}

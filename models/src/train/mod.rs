@@ -1,0 +1,20 @@
+//! Training, step by step: what a stage does with one batch. Which batch comes next, how long it goes on, and what is
+//! written where is for the caller to say.
+
+mod config;
+mod lm;
+mod microbatch;
+mod ppo_config;
+mod reward;
+mod setup;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod tiny;
+
+pub use config::OptimConfig;
+pub use lm::{HeldoutNll, LmExample, LmTrainer, heldout_nll};
+pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
+pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
+pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};
+pub use setup::{StepMetrics, parameters_for};

@@ -1,0 +1,139 @@
+//! What all trainers share: a model's parameters with their optimiser, and the rule for steps that are not finite.
+
+use candle_core::Tensor;
+
+use crate::arch::{HeadKind, ModelConfig, Parameters, Weights, parameter_specs};
+use crate::error::{Error, Result};
+use crate::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
+
+/// What one optimiser step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepMetrics {
+    /// Loss before the step: a token for language models (nats), a prompt for reward models. Not finite where that is
+    /// why the step was skipped.
+    pub loss: f64,
+    /// Tokens that the loss is over; for reward models, tokens that went through the model.
+    pub n_tokens: usize,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Whether nothing was changed, because loss or gradient was not finite.
+    pub skipped: bool,
+}
+
+/// Starts training from `weights`: every parameter that the config asks for, in its shape, and nothing else.
+///
+/// # Errors
+/// Names the first tensor that is missing, has another shape, or is not part of the model.
+pub fn parameters_for(config: &ModelConfig, head: HeadKind, weights: &Weights) -> Result<Parameters> {
+    let specs = parameter_specs(config, head);
+    for spec in &specs {
+        let found = weights.get(&spec.name)?.dims();
+        if found != spec.shape {
+            return Err(Error::WrongShape {
+                name: spec.name.clone(),
+                found: found.to_vec(),
+                expected: spec.shape.clone(),
+                path: None,
+            });
+        }
+    }
+    match weights.iter().find(|(name, _)| !specs.iter().any(|spec| spec.name == *name)) {
+        Some((name, _)) => Err(Error::invalid(format!("tensor `{name}` is no part of a model with this config"))),
+        None => Parameters::from_weights(weights),
+    }
+}
+
+/// Views of weights in training that record no gradient: for passes that only look.
+pub(crate) fn detached(parameters: &Parameters) -> Weights {
+    Weights::new(parameters.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().detach())).collect())
+}
+
+/// Refuses a sequence that is longer than the model's context.
+pub(crate) fn check_length(config: &ModelConfig, n_tokens: usize) -> Result<()> {
+    if n_tokens <= config.context_len {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a sequence has {n_tokens} tokens, but the model's context holds {}",
+        config.context_len
+    )))
+}
+
+/// A model's parameters with what trains them.
+pub(crate) struct Training {
+    parameters: Parameters,
+    gradients: GradAccumulator,
+    adamw: AdamW,
+    max_grad_norm: f64,
+}
+
+impl Training {
+    pub(crate) fn new(parameters: Parameters, config: AdamWConfig, max_grad_norm: f64) -> Result<Self> {
+        let gradients = GradAccumulator::new(&parameters)?;
+        let adamw = AdamW::new(&parameters, config)?;
+        Ok(Self { parameters, gradients, adamw, max_grad_norm })
+    }
+
+    pub(crate) fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    #[cfg(test)]
+    pub(crate) fn gradients(&self) -> &GradAccumulator {
+        &self.gradients
+    }
+
+    /// Forgets the gradients of the step before.
+    pub(crate) fn begin(&mut self) {
+        self.gradients.clear();
+    }
+
+    /// Adds the gradient of a part of the loss.
+    pub(crate) fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.gradients.add(&self.parameters, loss.backward()?)
+    }
+
+    /// Global norm of what was added.
+    pub(crate) fn grad_norm(&self) -> Result<f64> {
+        self.gradients.norm()
+    }
+
+    /// One optimiser step, clipped by the norm that [`grad_norm`](Self::grad_norm) gave.
+    pub(crate) fn step(&mut self, lr: f64, grad_norm: f64) -> Result<()> {
+        self.adamw.step(&self.parameters, &self.gradients, lr, clip_factor(grad_norm, self.max_grad_norm))
+    }
+}
+
+/// Counts skipped steps, and ends the training after too many in a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SkipLimit {
+    n_in_a_row: usize,
+    limit: usize,
+}
+
+impl SkipLimit {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { n_in_a_row: 0, limit }
+    }
+
+    /// A step was taken.
+    pub(crate) fn taken(&mut self) {
+        self.n_in_a_row = 0;
+    }
+
+    /// A step was skipped, because `what` was not finite.
+    pub(crate) fn skipped(&mut self, what: &str) -> Result<()> {
+        self.n_in_a_row += 1;
+        if self.n_in_a_row >= self.limit {
+            return Err(Error::NonFinite { n_in_a_row: self.n_in_a_row, what: what.to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// The first of these numbers that is not finite.
+pub(crate) fn first_non_finite<'a>(numbers: &[(&'a str, f64)]) -> Option<&'a str> {
+    numbers.iter().find(|(_, number)| !number.is_finite()).map(|(name, _)| *name)
+}
