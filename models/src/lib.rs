@@ -4,6 +4,7 @@
 //!
 //! - [`kernels`]: differentiable operations, fused on the CPU.
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
+//! - [`generate`]: responses from a policy, many at once.
 //! - [`tokenizer`]: text to token ids and back.
 //! - [`objective`]: what is optimised, as free functions over named inputs.
 //! - [`optim`]: from gradients to new weights.
@@ -18,10 +19,13 @@ pub mod arch;
 pub mod data;
 pub mod durable;
 pub mod error;
+pub mod generate;
 pub mod kernels;
 pub mod objective;
 pub mod optim;
 pub mod rng;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 pub mod train;
 

@@ -38,6 +38,23 @@ impl LayerCache {
         self.capacity
     }
 
+    /// The same cache with room for `capacity` positions, no fewer than now, in each slot.
+    pub fn grown(&self, capacity: usize) -> Self {
+        let mut grown = Self::new(self.n_slots, capacity.max(self.capacity), self.heads);
+        if self.capacity == 0 {
+            return grown;
+        }
+        let (old, new) = (self.capacity, grown.capacity);
+        for (from, to) in self.keys.chunks_exact(old).zip(grown.keys.chunks_exact_mut(new)) {
+            to[..old].copy_from_slice(from);
+        }
+        let (old, new) = (old * self.heads.head_dim, new * self.heads.head_dim);
+        for (from, to) in self.values.chunks_exact(old).zip(grown.values.chunks_exact_mut(new)) {
+            to[..old].copy_from_slice(from);
+        }
+        grown
+    }
+
     /// Writes one row's keys and values, each `(KV, D)`.
     fn write(&mut self, row: CacheRow, keys: &[f32], values: &[f32]) {
         let HeadShape { n_kv_heads, head_dim, .. } = self.heads;
@@ -194,6 +211,19 @@ mod tests {
         places.extend(&at);
         let mixed = flat(&cached_attention(&tensor(&both), HEADS, &mut used, &places).unwrap());
         assert_eq!(alone, mixed[2 * HEADS.out_dim()..]);
+    }
+
+    #[test]
+    fn a_cache_that_grows_keeps_what_it_holds() {
+        let rows = random_rows(4, 4);
+        let cut = 3 * HEADS.qkv_dim();
+        let at: Vec<CacheRow> = (0..4).map(|position| CacheRow { slot: 1, position }).collect();
+        let mut cache = LayerCache::new(2, 0, HEADS).grown(3);
+        cached_attention(&tensor(&rows[..cut]), HEADS, &mut cache, &at[..3]).unwrap();
+        let mut grown = cache.grown(5);
+        let last = flat(&cached_attention(&tensor(&rows[cut..]), HEADS, &mut grown, &at[3..]).unwrap());
+        let whole = flat(&cached_attention(&tensor(&rows), HEADS, &mut LayerCache::new(2, 5, HEADS), &at).unwrap());
+        assert_eq!(last, whole[3 * HEADS.out_dim()..]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 mod cached_attention;
 pub mod composed;
-mod simd;
+pub(crate) mod simd;
 
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use composed::{causal_attention, gelu, layer_norm, linear, rms_norm, rope, silu_mul, token_logprobs};
