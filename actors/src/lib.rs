@@ -1,1 +1,4 @@
 //! Collimate.
+
+pub mod config;
+pub mod rundir;

@@ -1,0 +1,99 @@
+//! Files of one JSON object a line.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::RunDirError;
+
+/// Writes records, each on its line. A line that has been written outlives the process.
+#[derive(Debug)]
+pub struct JsonlWriter<T> {
+    path: PathBuf,
+    file: BufWriter<File>,
+    records: PhantomData<fn(&T)>,
+}
+
+impl<T: Serialize> JsonlWriter<T> {
+    /// Starts the file anew.
+    pub fn create(path: &Path) -> Result<Self, RunDirError> {
+        let file = File::create(path).map_err(RunDirError::io(path))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
+    }
+
+    /// Adds records and hands them to the operating system, so that a killed process loses none of them.
+    pub fn write_all<'a>(&mut self, records: impl IntoIterator<Item = &'a T>) -> Result<(), RunDirError>
+    where
+        T: 'a,
+    {
+        for record in records {
+            let mut line =
+                serde_json::to_vec(record).map_err(|error| RunDirError::bad(&self.path, error.to_string()))?;
+            line.push(b'\n');
+            self.file.write_all(&line).map_err(RunDirError::io(&self.path))?;
+        }
+        self.file.flush().map_err(RunDirError::io(&self.path))
+    }
+
+    /// Adds one record.
+    pub fn write(&mut self, record: &T) -> Result<(), RunDirError> {
+        self.write_all([record])
+    }
+}
+
+/// Reads every record. A broken line is an error that names it, unless it is the last one and has no end: that one
+/// was being written when the process died.
+pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RunDirError> {
+    let text = std::fs::read_to_string(path).map_err(RunDirError::io(path))?;
+    let mut records = Vec::new();
+    for (idx, line) in text.split_inclusive('\n').enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(line) {
+            Ok(record) => records.push(record),
+            Err(_) if !line.ends_with('\n') => break,
+            Err(error) => return Err(RunDirError::bad(path, format!("line {}: {error}", idx + 1))),
+        }
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_and_each_is_there_once_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut writer = JsonlWriter::<Vec<u32>>::create(&path).unwrap();
+        writer.write(&vec![1, 2]).unwrap();
+        assert_eq!(read_jsonl::<Vec<u32>>(&path).unwrap(), [vec![1, 2]]);
+        writer.write_all(&[vec![], vec![3]]).unwrap();
+        assert_eq!(read_jsonl::<Vec<u32>>(&path).unwrap(), [vec![1, 2], vec![], vec![3]]);
+    }
+
+    #[test]
+    fn a_half_written_last_line_is_left_out_and_any_other_broken_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, "1\n2\n{\"ver").unwrap();
+        assert_eq!(read_jsonl::<u32>(&path).unwrap(), [1, 2]);
+        std::fs::write(&path, "1\nx\n3\n").unwrap();
+        let error = read_jsonl::<u32>(&path).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl: line 2: "), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_with_path_and_cause() {
+        let mut writer = JsonlWriter::<u32>::create(Path::new("/dev/full")).unwrap();
+        let error = writer.write(&1).unwrap_err().to_string();
+        assert!(error.starts_with("/dev/full: No space left on device"), "{error}");
+    }
+}

@@ -1,0 +1,90 @@
+//! The run directory: what a run leaves behind, and what it continues from.
+//!
+//! ```text
+//! DIR/config.toml      the resolved recipe, itself loadable
+//! DIR/summary.json     what each stage came to (`collimate_protocol::records::Summary`)
+//! DIR/report.html      curves and samples
+//! DIR/STAGE/           pretrain, sft, reward, ppo
+//!     complete.json    written last: a stage that has it is not run again
+//!     metrics.jsonl    a line a step; for PPO a line an update
+//!     tb/              the same for TensorBoard
+//!     model/           HuggingFace layout
+//! DIR/reward/comparisons.jsonl   what the labelers ranked
+//! DIR/ppo/rollouts.jsonl         samples with their scores
+//! ```
+//!
+//! - [`layout`]: opening a directory, and where everything lies.
+//! - [`stage_marker`]: `complete.json`.
+//! - [`jsonl`]: files of one JSON object a line.
+//! - [`samples`]: `rollouts.jsonl`.
+//! - [`summary`]: `summary.json`, made from the markers.
+//! - [`atomic`]: a file is whole or absent.
+
+pub mod atomic;
+pub mod jsonl;
+pub mod layout;
+pub mod samples;
+pub mod stage_marker;
+pub mod summary;
+
+use std::path::{Path, PathBuf};
+
+pub use jsonl::{JsonlWriter, read_jsonl};
+pub use layout::{RunDir, Stage, StageDir};
+pub use samples::RolloutWriter;
+pub use stage_marker::StageMarker;
+
+/// What goes wrong with a run directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A file is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    BadFile {
+        /// Which file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
+    /// The directory holds a run of another recipe.
+    #[error(
+        "{} holds a run whose settings differ, so it can't be continued; these do:\n{}\nTake another --out, or the \
+         same settings (config.toml in it has them)",
+        path.display(),
+        differences.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    )]
+    OtherConfig {
+        /// The directory.
+        path: PathBuf,
+        /// A line for each key.
+        differences: Vec<String>,
+    },
+
+    /// Another process has the directory open.
+    #[error("{}: another run is using this directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl RunDirError {
+    /// For `map_err`: an [`RunDirError::Io`] about `path`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    /// An [`RunDirError::BadFile`] about `path`.
+    pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
+        Self::BadFile { path: path.to_owned(), problem: problem.into() }
+    }
+}
