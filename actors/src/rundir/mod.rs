@@ -14,10 +14,10 @@
 //! ```
 //!
 //! - [`layout`]: opening a directory, and where everything lies.
-//! - [`stage_marker`]: `complete.json`.
+//! - [`stage_marker`]: the file `complete.json`.
 //! - [`jsonl`]: files of one JSON object a line.
-//! - [`samples`]: `rollouts.jsonl`.
-//! - [`summary`]: `summary.json`, made from the markers.
+//! - [`samples`]: the file `rollouts.jsonl`.
+//! - [`summary`]: the file `summary.json`, made from the markers.
 //! - [`atomic`]: a file is whole or absent.
 
 pub mod atomic;
