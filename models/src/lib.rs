@@ -9,6 +9,7 @@
 //! - [`objective`]: what is optimised, as free functions over named inputs.
 //! - [`optim`]: from gradients to new weights.
 //! - [`train`]: a language or reward model, step by step; PPO's settings.
+//! - [`roles`]: what the actors ask of the models.
 //! - [`data`]: text and records on their way into the stages.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
@@ -24,6 +25,7 @@ pub mod kernels;
 pub mod objective;
 pub mod optim;
 pub mod rng;
+pub mod roles;
 #[cfg(test)]
 mod testing;
 pub mod tokenizer;

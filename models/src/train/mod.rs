@@ -17,4 +17,5 @@ pub use lm::{HeldoutNll, LmExample, LmTrainer, heldout_nll};
 pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
 pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
 pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};
+pub(crate) use setup::check_length;
 pub use setup::{StepMetrics, parameters_for};
