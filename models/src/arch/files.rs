@@ -52,14 +52,14 @@ pub fn load_model(dir: &Path, head: HeadKind, device: &Device) -> Result<(Arc<Mo
     }
     tensors.retain(|name, _| !is_harmless(&config, name));
     let weights = Weights::new(tensors);
-    check(&config, head, &weights, Some(&path))?;
+    weights.check(&config, head, Some(&path))?;
     Ok((Arc::new(config), weights))
 }
 
 /// Writes a model's directory, which is made if need be. Each file is whole or absent after a crash. `score.bias`
 /// goes to `config.json`, in place of the config's own `score_bias`.
 pub fn save_model(dir: &Path, config: &ModelConfig, head: HeadKind, weights: &Weights) -> Result<()> {
-    check(config, head, weights, None)?;
+    weights.check(config, head, None)?;
     fs::create_dir_all(dir).map_err(|source| Error::io(dir, source))?;
     let mut config = config.clone();
     if head == HeadKind::Scalar {
@@ -99,33 +99,8 @@ pub fn scalar_from_language(config: &ModelConfig, language: &Weights, rng: &mut 
         };
         weights.insert(spec.name, tensor);
     }
-    check(config, HeadKind::Scalar, &weights, None)?;
+    weights.check(config, HeadKind::Scalar, None)?;
     Ok(weights)
-}
-
-/// Refuses weights that are not exactly those of the config: a tensor missing, of another shape, or too many.
-fn check(config: &ModelConfig, head: HeadKind, weights: &Weights, path: Option<&Path>) -> Result<()> {
-    let specs = parameter_specs(config, head);
-    let path = || path.map(Path::to_owned);
-    for spec in &specs {
-        let missing = |_| Error::MissingTensor { name: spec.name.clone(), path: path() };
-        let tensor = weights.get(&spec.name).map_err(missing)?;
-        if tensor.dims() != spec.shape {
-            return Err(Error::WrongShape {
-                name: spec.name.clone(),
-                found: tensor.dims().to_vec(),
-                expected: spec.shape.clone(),
-                path: path(),
-            });
-        }
-    }
-    match weights.iter().find(|(name, _)| !specs.iter().any(|spec| spec.name == *name)) {
-        None => Ok(()),
-        Some((name, _)) => {
-            let problem = format!("tensor `{name}` is not part of the model that the config describes");
-            Err(path().map_or_else(|| Error::invalid(&problem), |path| Error::bad_file(path, &problem)))
-        }
-    }
 }
 
 /// Tensors that older exporters write and no computation needs: causal masks, rotary frequencies, and the

@@ -1,6 +1,7 @@
 //! Named tensors: which ones a model has, with their shapes and how they begin.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
@@ -143,6 +144,33 @@ impl Weights {
     /// The tensor of this name.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: None })
+    }
+
+    /// Refuses weights that are not exactly those of the config: a tensor missing, of another shape, or too many.
+    /// `path` is where they come from, for messages.
+    pub fn check(&self, config: &ModelConfig, head: HeadKind, path: Option<&Path>) -> Result<()> {
+        let path = || path.map(Path::to_owned);
+        let specs = parameter_specs(config, head);
+        for spec in &specs {
+            let Some(tensor) = self.tensors.get(&spec.name) else {
+                return Err(Error::MissingTensor { name: spec.name.clone(), path: path() });
+            };
+            if tensor.dims() != spec.shape {
+                return Err(Error::WrongShape {
+                    name: spec.name.clone(),
+                    found: tensor.dims().to_vec(),
+                    expected: spec.shape.clone(),
+                    path: path(),
+                });
+            }
+        }
+        match self.tensors.keys().find(|name| !specs.iter().any(|spec| spec.name == **name)) {
+            None => Ok(()),
+            Some(name) => {
+                let problem = format!("tensor `{name}` is not part of the model that the config describes");
+                Err(path().map_or_else(|| Error::invalid(&problem), |path| Error::bad_file(path, &problem)))
+            }
+        }
     }
 
     /// Names and tensors, sorted by name.

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::arch::{HeadKind, ModelConfig, Parameters, Weights, parameter_specs};
+use crate::arch::{HeadKind, ModelConfig, Parameters, Weights};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
 
@@ -27,22 +27,8 @@ pub struct StepMetrics {
 /// # Errors
 /// Names the first tensor that is missing, has another shape, or is not part of the model.
 pub fn parameters_for(config: &ModelConfig, head: HeadKind, weights: &Weights) -> Result<Parameters> {
-    let specs = parameter_specs(config, head);
-    for spec in &specs {
-        let found = weights.get(&spec.name)?.dims();
-        if found != spec.shape {
-            return Err(Error::WrongShape {
-                name: spec.name.clone(),
-                found: found.to_vec(),
-                expected: spec.shape.clone(),
-                path: None,
-            });
-        }
-    }
-    match weights.iter().find(|(name, _)| !specs.iter().any(|spec| spec.name == *name)) {
-        Some((name, _)) => Err(Error::invalid(format!("tensor `{name}` is no part of a model with this config"))),
-        None => Parameters::from_weights(weights),
-    }
+    weights.check(config, head, None)?;
+    Parameters::from_weights(weights)
 }
 
 /// Views of weights in training that record no gradient: for passes that only look.
