@@ -11,6 +11,7 @@
 //! - [`train`]: a language or reward model, step by step; PPO's settings.
 //! - [`roles`]: what the actors ask of the models.
 //! - [`data`]: text and records on their way into the stages.
+//! - [`reward`]: built-in reward functions.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
@@ -24,6 +25,7 @@ pub mod generate;
 pub mod kernels;
 pub mod objective;
 pub mod optim;
+pub mod reward;
 pub mod rng;
 pub mod roles;
 #[cfg(test)]

@@ -1,0 +1,176 @@
+//! Comparisons that the reward model trains on.
+
+use std::path::Path;
+
+use collimate_protocol::records::{Comparison, ComparisonTokens};
+
+use super::framing::{check_fits, prompt_tokens, response_tokens};
+use super::lines::{Lines, Record, read_lines};
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+use crate::train::RankedResponses;
+
+/// Fewer responses can't be compared.
+pub const MIN_RANKED: usize = 2;
+/// InstructGPT's labelers ranked 4 to 9 (Ouyang et al. 2022, section 3.5). Ranking more at once is not to be trusted.
+pub const MAX_RANKED: usize = 9;
+
+impl Record for Comparison {
+    const NAME: &'static str = "comparison";
+    const KEYS: &'static [&'static str] = &["prompt", "responses", "ranks", "tokens"];
+
+    fn problem(&self) -> Option<String> {
+        let (n_responses, n_ranks) = (self.responses.len(), self.ranks.len());
+        if !(MIN_RANKED..=MAX_RANKED).contains(&n_responses) {
+            return Some(format!("has {n_responses} responses, expected {MIN_RANKED} to {MAX_RANKED}"));
+        }
+        if n_ranks != n_responses {
+            return Some(format!("has {n_responses} responses and {n_ranks} ranks, expected a rank for each response"));
+        }
+        if self.ranks.contains(&0) {
+            return Some("has a rank 0; the best rank is 1".to_owned());
+        }
+        self.tokens.as_ref().and_then(|tokens| token_problem(tokens, n_responses))
+    }
+}
+
+fn token_problem(tokens: &ComparisonTokens, n_responses: usize) -> Option<String> {
+    if tokens.prompt.is_empty() {
+        return Some("has no token under `tokens.prompt`".to_owned());
+    }
+    let n = tokens.responses.len();
+    (n != n_responses).then(|| format!("has {n_responses} responses and {n} under `tokens.responses`"))
+}
+
+/// Reads a comparisons file. A comparison whose responses all tie is allowed, though it holds no pair: see
+/// [`n_without_pairs`].
+///
+/// # Errors
+/// Names the file, the line, and what is wrong. A file in which all is tied teaches nothing and is refused.
+pub fn read_comparisons(path: &Path) -> Result<Lines<Comparison>> {
+    let comparisons = read_lines(path)?;
+    if n_without_pairs(comparisons.records()) == comparisons.len() {
+        return Err(Error::bad_file(
+            path,
+            "all responses of every comparison are tied, so there is no pair to learn from",
+        ));
+    }
+    Ok(comparisons)
+}
+
+/// How many comparisons hold no pair, since all their responses tie.
+pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> usize {
+    let all_tie = |comparison: &&Comparison| comparison.ranks.windows(2).all(|pair| pair[0] == pair[1]);
+    comparisons.into_iter().filter(all_tie).count()
+}
+
+/// The comparisons' tokens: for each response one sequence, the prompt before it. Where a comparison carries the tokens
+/// that were sampled, those are used as they are; a response that is text gets one end token.
+///
+/// # Errors
+/// A sequence that does not fit into `context_len` tokens, a prompt without tokens, or a token that the tokenizer does
+/// not have; the line is named.
+pub fn tokenize_comparisons(
+    comparisons: &Lines<Comparison>,
+    tokenizer: &Tokenizer,
+    context_len: usize,
+) -> Result<Vec<RankedResponses>> {
+    let vocab_size = tokenizer.vocab_size();
+    comparisons.try_map(|record| {
+        let (prompt, responses) = match &record.tokens {
+            Some(tokens) => (tokens.prompt.clone(), tokens.responses.clone()),
+            None => {
+                let responses = record.responses.iter().map(|response| response_tokens(tokenizer, response));
+                (prompt_tokens(tokenizer, &record.prompt)?, responses.collect::<Result<_>>()?)
+            }
+        };
+        let sequence = |response: Vec<u32>| {
+            check_fits(prompt.len(), response.len(), context_len)?;
+            let sequence = [prompt.as_slice(), &response].concat();
+            match sequence.iter().find(|&&id| id as usize >= vocab_size) {
+                None => Ok(sequence),
+                Some(id) => Err(Error::invalid(format!(
+                    "`tokens` holds {id}, and the tokenizer's tokens end at {}: were they sampled with another one?",
+                    vocab_size - 1
+                ))),
+            }
+        };
+        let sequences = responses.into_iter().map(sequence).collect::<Result<_>>()?;
+        Ok(RankedResponses { sequences, ranks: record.ranks.clone() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::framing::tests::bytes;
+    use super::super::lines::tests::file;
+    use super::*;
+
+    fn problem(line: &str) -> String {
+        let file = file(line);
+        let message = read_comparisons(file.path()).unwrap_err().to_string();
+        message.strip_prefix(&file.path().display().to_string()).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_comparison_that_makes_no_sense_is_named_by_line() {
+        let one = r#"{"prompt": "a", "responses": ["b"], "ranks": [1]}"#;
+        assert_eq!(problem(one), ":1: has 1 responses, expected 2 to 9");
+        let ten = format!(r#"{{"prompt": "a", "responses": {:?}, "ranks": {:?}}}"#, ["b"; 10], [1; 10]);
+        assert_eq!(problem(&ten), ":1: has 10 responses, expected 2 to 9");
+        let short = r#"{"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 2]}"#;
+        assert_eq!(problem(short), ":1: has 3 responses and 2 ranks, expected a rank for each response");
+        let zero = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1]}"#;
+        assert_eq!(problem(zero), ":1: has a rank 0; the best rank is 1");
+        let negative = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [-1, 1]}"#;
+        assert!(problem(negative).contains("invalid value: integer `-1`"), "{}", problem(negative));
+        let rank = r#"{"prompt": "a", "responses": ["b", "c"], "rank": [1, 2]}"#;
+        assert_eq!(problem(rank), ":1: unknown key `rank` in a comparison: did you mean `ranks`?");
+        let tokens = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2]]}}"#;
+        assert_eq!(problem(tokens), ":1: has 2 responses and 1 under `tokens.responses`");
+    }
+
+    #[test]
+    fn ties_are_kept_and_those_without_a_pair_counted() {
+        let tied = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}"#;
+        let ranked = r#"{"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 1, 2]}"#;
+        let mixed = file(format!("{tied}\n{ranked}\n"));
+        let comparisons = read_comparisons(mixed.path()).unwrap();
+        assert_eq!((comparisons.len(), n_without_pairs(comparisons.records())), (2, 1));
+        assert_eq!(
+            problem(&format!("{tied}\n{tied}\n")),
+            ": all responses of every comparison are tied, so there is no pair to learn from"
+        );
+    }
+
+    #[test]
+    fn sampled_tokens_are_used_as_they_are_and_text_gets_one_end_token() {
+        let tokenizer = bytes();
+        let text = r#"{"prompt": "a", "responses": ["b", "cd"], "ranks": [2, 1]}"#;
+        // The second response was cut off: it has no end token and gets none.
+        let sampled = r#"{"prompt": "a", "responses": ["?", "?"], "ranks": [1, 2],
+            "tokens": {"prompt": [5, 6], "responses": [[7, 0], [8]]}}"#;
+        let file = file(format!("{text}\n{}\n", sampled.replace('\n', " ")));
+        let ranked = tokenize_comparisons(&read_comparisons(file.path()).unwrap(), &tokenizer, 4).unwrap();
+        let abcd = tokenizer.encode("abcd").unwrap();
+        assert_eq!(ranked[0].sequences, [vec![abcd[0], abcd[1], 0], vec![abcd[0], abcd[2], abcd[3], 0]]);
+        assert_eq!(ranked[0].ranks, [2, 1]);
+        assert_eq!(ranked[1].sequences, [vec![5, 6, 7, 0], vec![5, 6, 8]]);
+    }
+
+    #[test]
+    fn sequences_that_the_model_can_not_take_are_named_by_line() {
+        let text = file(r#"{"prompt": "a", "responses": ["b", "cd"], "ranks": [2, 1]}"#);
+        let message = tokenize_comparisons(&read_comparisons(text.path()).unwrap(), &bytes(), 3).unwrap_err();
+        assert!(message.to_string().contains(":1: the prompt has 1 tokens and the response 3: 4 in all"), "{message}");
+
+        let foreign = file(
+            r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2], [257]]}}"#,
+        );
+        let message = tokenize_comparisons(&read_comparisons(foreign.path()).unwrap(), &bytes(), 9).unwrap_err();
+        assert!(
+            message.to_string().contains(":1: `tokens` holds 257, and the tokenizer's tokens end at 256"),
+            "{message}"
+        );
+    }
+}
