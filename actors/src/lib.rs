@@ -1,4 +1,5 @@
 //! Collimate.
 
 pub mod config;
+pub mod observe;
 pub mod rundir;

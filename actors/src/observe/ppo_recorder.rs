@@ -1,0 +1,188 @@
+//! PPO's updates: to the terminal, to `metrics.jsonl`, `rollouts.jsonl` and TensorBoard, and to the gauges.
+
+use std::fmt;
+use std::sync::Arc;
+
+use collimate_protocol::records::UpdateMetrics;
+use collimate_protocol::roles::{Detokenizer, RewardFunction, RewardRequest};
+use collimate_protocol::{Experience, PolicyVersion, RoleError};
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+
+use super::console::{Console, ConsoleEvent};
+use super::tensorboard::EventWriter;
+use super::update_line::update_line;
+use super::{gauges, numbers};
+use crate::rundir::samples::record_of;
+use crate::rundir::{JsonlWriter, RolloutWriter, RunDirError, StageDir};
+
+/// A line of PPO's `metrics.jsonl`: the update, and what only the recorder knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpdateRecord {
+    /// The update.
+    #[serde(flatten)]
+    pub update: UpdateMetrics,
+    /// Mean gold score of the batch, where the run has a gold scorer. Only shown: PPO never sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold: Option<f64>,
+}
+
+/// Records updates with the rollouts that they trained on.
+pub struct PpoRecorder {
+    console: Console,
+    bar: ProgressBar,
+    n_updates: u64,
+    detokenizer: Arc<dyn Detokenizer>,
+    gold: Option<Box<dyn RewardFunction>>,
+    files: Files,
+}
+
+impl fmt::Debug for PpoRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PpoRecorder").field("n_updates", &self.n_updates).finish_non_exhaustive()
+    }
+}
+
+/// What a recorder is made of.
+pub struct PpoRecorderParts {
+    /// How many updates there will be.
+    pub n_updates: u64,
+    /// Rollouts of each update that are written out.
+    pub n_rollouts_recorded: usize,
+    /// For the text of rollouts.
+    pub detokenizer: Arc<dyn Detokenizer>,
+    /// Judges each batch, for the curves alone.
+    pub gold: Option<Box<dyn RewardFunction>>,
+}
+
+impl PpoRecorder {
+    /// Starts the stage's files.
+    pub fn create(dir: &StageDir, console: &Console, parts: PpoRecorderParts) -> Result<Self, RunDirError> {
+        let PpoRecorderParts { n_updates, n_rollouts_recorded, detokenizer, gold } = parts;
+        let files = Files {
+            metrics: JsonlWriter::create(&dir.metrics())?,
+            rollouts: RolloutWriter::create(&dir.rollouts(), detokenizer.clone(), n_rollouts_recorded)?,
+            tensorboard: EventWriter::create(&dir.tensorboard())?,
+            failed: false,
+        };
+        Ok(Self { console: console.clone(), bar: console.bar("ppo", n_updates), n_updates, detokenizer, gold, files })
+    }
+
+    /// Records one update. Files that can't be written any more are told of once; only a failing gold scorer or
+    /// detokenizer is an error.
+    pub fn record(&mut self, update: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {
+        let gold = self.gold_of(trained)?;
+        gauges::show_update(update);
+        self.console.line(&update_line(update, gold, self.n_updates));
+        self.console.event(&ConsoleEvent::Updated { gold, update });
+        self.bar.set_position(update.version.0);
+        let record = UpdateRecord { update: update.clone(), gold };
+        if let Err(error) = self.files.write(&record, trained, &*self.detokenizer) {
+            self.files.failed = true;
+            self.console.warn(&format!("metrics are no longer written: {error}"));
+        }
+        Ok(())
+    }
+
+    /// The stage ends: the bar goes.
+    pub fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn gold_of(&mut self, trained: &[Experience]) -> Result<Option<f64>, RoleError> {
+        let Some(gold) = &mut self.gold else { return Ok(None) };
+        let requests = trained
+            .iter()
+            .map(|experience| RewardRequest::of(&experience.scored.rollout, &*self.detokenizer))
+            .collect::<Result<Vec<_>, _>>()?;
+        if requests.is_empty() {
+            return Ok(None);
+        }
+        let scores = gold.scores(&requests)?;
+        Ok(Some(scores.iter().map(|&score| f64::from(score)).sum::<f64>() / scores.len() as f64))
+    }
+}
+
+impl Drop for PpoRecorder {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Files {
+    metrics: JsonlWriter<UpdateRecord>,
+    rollouts: RolloutWriter,
+    tensorboard: EventWriter,
+    failed: bool,
+}
+
+impl Files {
+    fn write(
+        &mut self,
+        record: &UpdateRecord,
+        trained: &[Experience],
+        detokenizer: &dyn Detokenizer,
+    ) -> Result<(), RoleError> {
+        if self.failed {
+            return Ok(());
+        }
+        self.metrics.write(record)?;
+        let version = record.update.version.0;
+        let scalars = numbers::of(&serde_json::to_value(record)?);
+        let scalars = scalars.iter().filter(|(name, _)| name != "version");
+        self.tensorboard.scalars(version, scalars.map(|(name, number)| (name.as_str(), *number)))?;
+        // The rollouts were trained on by the update that started from the version before.
+        let started_from = PolicyVersion(version.saturating_sub(1));
+        self.rollouts.write(started_from, trained)?;
+        if let Some(first) = trained.first() {
+            let sample = record_of(started_from, first, detokenizer)?;
+            let text =
+                format!("{}**{}**\n\nscore {:.3}, kl {:.2}", sample.prompt, sample.response, sample.score, sample.kl);
+            self.tensorboard.text(version, "rollout", &text)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::records::RolloutRecord;
+
+    use super::*;
+    use crate::observe::console::tests::Shared;
+    use crate::rundir::samples::tests::{Digits, experience};
+    use crate::rundir::{RunDir, Stage, read_jsonl};
+
+    struct LastToken;
+
+    impl RewardFunction for LastToken {
+        fn scores(&mut self, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError> {
+            Ok(requests.iter().map(|request| request.response_tokens.len() as f32).collect())
+        }
+    }
+
+    #[test]
+    fn an_update_goes_to_every_file_and_to_the_console() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = RunDir::open(dir.path(), &toml::Table::new()).unwrap().begin(Stage::Ppo).unwrap();
+        let out = Shared::default();
+        let parts = PpoRecorderParts {
+            n_updates: 2,
+            n_rollouts_recorded: 1,
+            detokenizer: Arc::new(Digits),
+            gold: Some(Box::new(LastToken)),
+        };
+        let mut recorder = PpoRecorder::create(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
+        let mut update = UpdateMetrics { version: PolicyVersion(1), ..UpdateMetrics::default() };
+        update.train.policy_loss = f64::NAN;
+        recorder.record(&update, &[experience(0, 0.5), experience(1, 1.5)]).unwrap();
+
+        let lines: Vec<serde_json::Value> = read_jsonl(&stage.metrics()).unwrap();
+        assert_eq!((&lines[0]["version"], &lines[0]["gold"]), (&1.into(), &2.0.into()));
+        assert!(lines[0]["train"]["policy_loss"].is_null());
+        let rollouts: Vec<RolloutRecord> = read_jsonl(&stage.rollouts()).unwrap();
+        assert_eq!(rollouts.len(), 1);
+        assert_eq!(rollouts[0].version, PolicyVersion(0));
+        assert_eq!(out.lines()[0]["event"], "updated");
+    }
+}
