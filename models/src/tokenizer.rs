@@ -87,7 +87,7 @@ impl Tokenizer {
         let inner = text.parse().map_err(|error: tokenizers::Error| Error::invalid(error.to_string()))?;
         let config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": END_TOKEN, "eos_token": END_TOKEN, "unk_token": END_TOKEN, "pad_token": END_TOKEN,
+            "bos_token": END_TOKEN, "eos_token": END_TOKEN,
             // transformers would otherwise drop spaces before punctuation when it decodes.
             "clean_up_tokenization_spaces": false,
         });

@@ -350,8 +350,8 @@ impl ModelConfig {
             map.insert("id2label".into(), json!({"0": "score"}));
             map.insert("label2id".into(), json!({"score": 0}));
             map.insert("score_bias".into(), json!(self.score_bias));
-            // transformers finds the last real token by the pad id.
-            map.insert("pad_token_id".into(), json!(self.eos_token_ids.first()));
+            // No `pad_token_id`: were it the end token, transformers would read the score before the end token. Without
+            // one it reads the last token, and refuses batches.
         }
         value
     }
