@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod observe;
+pub mod rewards;
 pub mod rundir;
