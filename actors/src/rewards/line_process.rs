@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 /// Lines of standard error that are kept for an error's message.
 const N_ERROR_LINES: usize = 10;
@@ -88,10 +88,7 @@ impl LineProcess {
 
     /// A line that has come already.
     pub(super) fn line_at_hand(&self) -> Option<String> {
-        match self.output.try_recv() {
-            Ok(line) => Some(line),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.output.try_recv().ok()
     }
 
     /// The next line.

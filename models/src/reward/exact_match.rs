@@ -7,7 +7,7 @@ use collimate_protocol::RoleError;
 use collimate_protocol::records::Demonstration;
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
-use crate::data::read_demonstrations;
+use crate::data::demonstrations::read_demonstrations;
 use crate::error::{Error, Result};
 
 /// How much of an unknown prompt an error quotes, in characters.
