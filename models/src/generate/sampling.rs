@@ -75,9 +75,9 @@ const BLOCK: usize = 64;
 /// Buffers that live from one row to the next.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    logits: Vec<f32>,
+    /// Ids that top-k and top-p leave, ascending, and their logits.
     kept: Vec<u32>,
-    weights: Vec<f32>,
+    kept_logits: Vec<f32>,
     block_sums: Vec<f64>,
 }
 
@@ -94,147 +94,167 @@ pub(super) fn sample_with(
     params: &SamplingParams,
     rng: &mut SeededRng,
 ) -> Result<SampledToken> {
-    let greedy = params.temperature == 0.0;
-    let scale = if greedy { 1.0 } else { 1.0 / params.temperature };
-    scratch.logits.clear();
-    scratch.logits.extend(logits.iter().map(|logit| logit * scale));
-    let truncated = !greedy && (params.top_k != 0 || params.top_p < 1.0);
-    if truncated {
-        if scratch.logits.iter().any(|logit| logit.is_nan()) {
-            return Err(not_finite());
-        }
-        scratch.keep_most_likely(params);
+    let Scratch { kept, kept_logits, block_sums } = scratch;
+    if params.temperature == 0.0 {
+        let distribution = Distribution::new(logits, 1.0, block_sums)?;
+        return Ok(distribution.sampled(most_likely(logits)));
     }
-    let distribution = scratch.distribution()?;
-    let idx =
-        if greedy { most_likely(&scratch.logits) } else { scratch.invert(rng.random::<f64>() * distribution.total) };
-    Ok(SampledToken {
-        token: if truncated { scratch.kept[idx] } else { idx as u32 },
-        logprob: distribution.logprob(scratch.logits[idx]),
-        entropy: distribution.entropy(),
-    })
+    let scale = 1.0 / params.temperature;
+    if params.top_k == 0 && params.top_p >= 1.0 {
+        let distribution = Distribution::new(logits, scale, block_sums)?;
+        return Ok(distribution.sampled(distribution.invert(rng.random())));
+    }
+    keep_most_likely(logits, scale, params, kept)?;
+    kept_logits.clear();
+    kept_logits.extend(kept.iter().map(|id| logits[*id as usize]));
+    let distribution = Distribution::new(kept_logits, scale, block_sums)?;
+    let sampled = distribution.sampled(distribution.invert(rng.random()));
+    Ok(SampledToken { token: kept[sampled.token as usize], ..sampled })
 }
 
-/// softmax of a row: weight i is exp(logit i − largest).
-struct Distribution {
+/// softmax(scale · logits) of a row, as sums of the weights exp(scale · (logit − largest)) over blocks of ids. The
+/// weights themselves are computed again where they are needed, which is cheaper than keeping them. Sums run in f64,
+/// in a fixed order.
+struct Distribution<'a> {
+    logits: &'a [f32],
+    scale: f32,
+    /// The largest of the scaled logits.
     largest: f32,
-    /// Σ weight, in f64.
+    block_sums: &'a [f64],
+    /// Σ weight.
     total: f64,
-    /// Σ weight · (logit − largest), in f64.
+    /// Σ weight · (scaled logit − largest).
     weighted: f64,
 }
 
-impl Distribution {
-    fn logprob(&self, logit: f32) -> f32 {
-        (f64::from(logit - self.largest) - self.total.ln()) as f32
-    }
-
-    /// −Σ p ln p = ln Z − Σ w (logit − largest) / Z.
-    fn entropy(&self) -> f32 {
-        (self.total.ln() - self.weighted / self.total) as f32
-    }
-}
-
-impl Scratch {
-    /// Narrows `logits` to the tokens that top-k, then top-p leave; `kept` are their ids, ascending. Among equal
-    /// logits the smaller id is kept.
-    fn keep_most_likely(&mut self, params: &SamplingParams) {
-        let logits = &self.logits;
-        let by_rank = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        self.kept.clear();
-        self.kept.extend(0..logits.len() as u32);
-        if params.top_k != 0 && params.top_k < self.kept.len() {
-            self.kept.select_nth_unstable_by(params.top_k, by_rank);
-            self.kept.truncate(params.top_k);
-        }
-        if params.top_p < 1.0 {
-            self.kept.sort_unstable_by(by_rank);
-            let largest = logits[self.kept[0] as usize];
-            let weight = |id: &u32| f64::from(logits[*id as usize] - largest).exp();
-            let enough = f64::from(params.top_p) * self.kept.iter().map(weight).sum::<f64>();
-            let mut mass = 0.0;
-            let n_kept = self.kept.iter().take_while(|id| {
-                let needed = mass < enough;
-                mass += weight(id);
-                needed
-            });
-            let n_kept = n_kept.count().max(1);
-            self.kept.truncate(n_kept);
-        }
-        self.kept.sort_unstable();
-        self.logits = self.kept.iter().map(|id| self.logits[*id as usize]).collect();
-    }
-
-    /// Fills `weights` and their `block_sums`. Sums run in f64, in a fixed order.
-    fn distribution(&mut self) -> Result<Distribution> {
-        let Self { logits, weights, block_sums, .. } = self;
-        weights.resize(logits.len(), 0.0);
+impl<'a> Distribution<'a> {
+    fn new(logits: &'a [f32], scale: f32, block_sums: &'a mut Vec<f64>) -> Result<Self> {
         block_sums.clear();
         let (mut largest, mut total, mut weighted) = (f32::NEG_INFINITY, 0.0, 0.0);
         simd::dispatch(
             #[inline(always)]
             || {
-                largest = simd::max(logits);
-                for (logits, weights) in logits.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {
-                    let (sum, weighted_sum) = weigh(logits, largest, weights);
-                    block_sums.push(sum);
-                    total += sum;
-                    weighted += weighted_sum;
+                largest = simd::max(logits) * scale;
+                for block in logits.chunks(BLOCK) {
+                    let block = Block::new(block, scale, largest);
+                    block_sums.push(block.sum);
+                    total += block.sum;
+                    weighted += block.weighted;
                 }
             },
         );
         if !(largest.is_finite() && total.is_finite()) {
             return Err(not_finite());
         }
-        Ok(Distribution { largest, total, weighted })
+        Ok(Self { logits, scale, largest, block_sums, total, weighted })
     }
 
-    /// The first index at which the running sum of weights exceeds `target`, which is less than their total.
-    fn invert(&self, target: f64) -> usize {
+    fn sampled(&self, idx: usize) -> SampledToken {
+        let logprob = f64::from(self.logits[idx] * self.scale - self.largest) - self.total.ln();
+        // −Σ p ln p = ln Z − Σ weight · (scaled logit − largest) / Z.
+        let entropy = self.total.ln() - self.weighted / self.total;
+        SampledToken { token: idx as u32, logprob: logprob as f32, entropy: entropy as f32 }
+    }
+
+    /// The first index at which the running sum of probabilities exceeds `u`, which is in 0..1.
+    fn invert(&self, u: f64) -> usize {
+        let target = u * self.total;
         let mut below = 0.0;
-        let last_block = self.block_sums.len() - 1;
+        // Rounding may leave the target just out of reach: then it is the last token that has any weight.
+        let mut last = 0;
         for (block_idx, sum) in self.block_sums.iter().enumerate() {
-            if below + sum <= target && block_idx != last_block {
+            if *sum == 0.0 {
+                continue;
+            }
+            let is_last = self.block_sums[block_idx + 1..].iter().all(|sum| *sum == 0.0);
+            if below + sum <= target && !is_last {
                 below += sum;
                 continue;
             }
             let start = block_idx * BLOCK;
-            // Rounding may leave the target just out of reach: then the last token that has any weight.
-            let mut chosen = None;
-            for (idx, weight) in self.weights.iter().enumerate().skip(start).take(BLOCK) {
-                if *weight > 0.0 {
-                    chosen = Some(idx);
-                    below += f64::from(*weight);
+            let end = self.logits.len().min(start + BLOCK);
+            let block = simd::dispatch(
+                #[inline(always)]
+                || Block::new(&self.logits[start..end], self.scale, self.largest),
+            );
+            for (idx, weight) in (start..end).zip(block.weights) {
+                if weight > 0.0 {
+                    last = idx;
+                    below += f64::from(weight);
                     if below > target {
                         break;
                     }
                 }
             }
-            if let Some(idx) = chosen {
-                return idx;
-            }
+            break;
         }
-        self.weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
+        last
     }
 }
 
-/// Weights of one block, Σ weight, and Σ weight · (logit − largest).
-#[inline(always)]
-fn weigh(logits: &[f32], largest: f32, weights: &mut [f32]) -> (f64, f64) {
-    const LANES: usize = 8;
-    let (mut sums, mut weighted) = ([0.0_f64; LANES], [0.0_f64; LANES]);
-    for (logit, weight) in logits.iter().zip(weights.iter_mut()) {
-        *weight = simd::exp(logit - largest);
-    }
-    for (logits, weights) in logits.chunks(LANES).zip(weights.chunks(LANES)) {
-        for (lane, (logit, weight)) in logits.iter().zip(weights).enumerate() {
-            sums[lane] += f64::from(*weight);
-            // A weight of 0 may have a logit of −∞.
-            let product = if *weight > 0.0 { weight * (logit - largest) } else { 0.0 };
-            weighted[lane] += f64::from(product);
+/// The weights of up to [`BLOCK`] neighbouring ids; places past the end weigh 0.
+struct Block {
+    weights: [f32; BLOCK],
+    sum: f64,
+    weighted: f64,
+}
+
+impl Block {
+    #[inline(always)]
+    fn new(logits: &[f32], scale: f32, largest: f32) -> Self {
+        const LANES: usize = 8;
+        let mut shifted = [f32::NEG_INFINITY; BLOCK];
+        for (shifted, logit) in shifted.iter_mut().zip(logits) {
+            *shifted = logit * scale - largest;
         }
+        let (mut weights, mut products) = (shifted, shifted);
+        for weight in &mut weights {
+            *weight = simd::exp(*weight);
+        }
+        for (product, weight) in products.iter_mut().zip(&weights) {
+            let exact = *weight * *product;
+            // 0 · −∞ is 0 here.
+            *product = if *weight == 0.0 { 0.0 } else { exact };
+        }
+        let (mut sums, mut weighted) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+        for (weights, products) in weights.as_chunks::<LANES>().0.iter().zip(products.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                sums[lane] += f64::from(weights[lane]);
+                weighted[lane] += f64::from(products[lane]);
+            }
+        }
+        Self { weights, sum: sums.iter().sum(), weighted: weighted.iter().sum() }
     }
-    (sums.iter().sum(), weighted.iter().sum())
+}
+
+/// Fills `kept` with the ids that top-k, then top-p leave, ascending. Among equal logits the smaller id is kept.
+fn keep_most_likely(logits: &[f32], scale: f32, params: &SamplingParams, kept: &mut Vec<u32>) -> Result<()> {
+    if logits.iter().any(|logit| logit.is_nan()) {
+        return Err(not_finite());
+    }
+    let by_rank = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    kept.clear();
+    kept.extend(0..logits.len() as u32);
+    if params.top_k != 0 && params.top_k < kept.len() {
+        kept.select_nth_unstable_by(params.top_k, by_rank);
+        kept.truncate(params.top_k);
+    }
+    if params.top_p < 1.0 {
+        kept.sort_unstable_by(by_rank);
+        let largest = logits[kept[0] as usize];
+        let weight = |id: &u32| f64::from((logits[*id as usize] - largest) * scale).exp();
+        let enough = f64::from(params.top_p) * kept.iter().map(weight).sum::<f64>();
+        let mut mass = 0.0;
+        let n_kept = kept.iter().take_while(|id| {
+            let needed = mass < enough;
+            mass += weight(id);
+            needed
+        });
+        let n_kept = n_kept.count().max(1);
+        kept.truncate(n_kept);
+    }
+    kept.sort_unstable();
+    Ok(())
 }
 
 fn not_finite() -> Error {

@@ -109,7 +109,7 @@ pub fn exp(x: f32) -> f32 {
     // 2ⁿ, n in −126..=128, in two factors since 2¹²⁸ is no f32. The low bits of `shifted` are n.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     let y = p * power(half) * power(n.wrapping_sub(half));
     let y = if x < MIN { 0.0 } else { y };
     let y = if x > MAX { f32::INFINITY } else { y };

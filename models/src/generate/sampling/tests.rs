@@ -101,11 +101,20 @@ fn one_uniform_number_a_token_and_none_when_greedy() {
 #[test]
 fn the_number_drawn_inverts_the_distribution_function_in_the_order_of_ids() {
     let row = logits(&[0.25, 0.5, 0.25]);
-    let mut scratch = Scratch { logits: row, ..Scratch::default() };
-    let total = scratch.distribution().unwrap().total;
-    let at = |u: f64| scratch.invert(u * total);
+    let mut block_sums = Vec::new();
+    let distribution = Distribution::new(&row, 1.0, &mut block_sums).unwrap();
+    let at = |u: f64| distribution.invert(u);
     assert_eq!([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 0.999_999].map(at), [0, 0, 1, 1, 2, 2]);
-    assert_eq!(scratch.invert(total * 1.01), 2, "a target past the end is the last token");
+    assert_eq!(at(1.01), 2, "a target past the end is the last token");
+}
+
+#[test]
+fn a_target_past_the_end_is_the_last_token_with_any_weight() {
+    let mut row = vec![f32::NEG_INFINITY; 5 * BLOCK];
+    (row[3], row[2 * BLOCK + 9]) = (0.0, 0.0);
+    let mut block_sums = Vec::new();
+    let distribution = Distribution::new(&row, 1.0, &mut block_sums).unwrap();
+    assert_eq!([0.0, 0.49, 0.51, 1.0].map(|u| distribution.invert(u)), [3, 3, 2 * BLOCK + 9, 2 * BLOCK + 9]);
 }
 
 #[test]
