@@ -50,7 +50,9 @@ fn ppo(lines: &[Value], summary: &Summary) -> Vec<Chart> {
     );
     // Without PPO-ptx there is no such loss, and its 0 is no measurement.
     nll.series.retain(|series| series.points.iter().any(|(_, y)| *y > 0.0));
-    if let (Some(ppo), Some(last)) = (&summary.ppo, lines.iter().filter_map(|line| line["version"].as_f64()).next_back()) {
+    if let (Some(ppo), Some(last)) =
+        (&summary.ppo, lines.iter().filter_map(|line| line["version"].as_f64()).next_back())
+    {
         let ends = |name: &str, nll: f64| Series { name: name.into(), points: vec![(0.0, nll), (last, nll)] };
         nll.series.push(ends("held out, before", ppo.before.nll.mean));
         nll.series.push(ends("held out, after", ppo.after.nll.mean));

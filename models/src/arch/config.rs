@@ -86,6 +86,7 @@ pub struct ModelConfig {
 /// Keys that say nothing about the computation here.
 const IGNORED: &[&str] = &[
     "_name_or_path",
+    "_num_labels",
     "architectures",
     "dtype",
     "torch_dtype",

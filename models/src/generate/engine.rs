@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, CacheRow, WeightLayout};
 use crate::rng::SeededRng;
 
+/// Logits from which on a step's rows are sampled in parallel: waking the threads costs about as much as sampling
+/// from this many (some 30 microseconds).
+const PARALLEL_FROM: usize = 1 << 16;
+
 /// A sequence that has ended. Every `Vec` has one element for each response token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Response<T> {
@@ -144,15 +148,22 @@ impl<T> Engine<T> {
         let hidden = self.model.decoder().forward(&ids, &positions, &mut self.caches.attention(&rows))?; // (B, C)
         let logits = kernels::linear(&hidden, self.model.unembedding(), WeightLayout::OutIn, None)?; // (B, V)
         let version = self.version;
+        let sample_one = |scratch: &mut Scratch, running: &mut Running<T>, logits: &[f32]| -> Result<()> {
+            let sampled = sample_with(scratch, logits, &running.params, &mut running.rng)?;
+            running.take(sampled, version);
+            Ok(())
+        };
+        let vocab_size = self.config.vocab_size;
         with_rows(&logits, |rows| {
-            running.par_iter_mut().zip(rows.par_chunks_exact(self.config.vocab_size)).try_for_each_init(
-                Scratch::default,
-                |scratch, ((_, running), logits)| {
-                    let sampled = sample_with(scratch, logits, &running.params, &mut running.rng)?;
-                    running.take(sampled, version);
-                    Ok(())
-                },
-            )
+            if rows.len() < PARALLEL_FROM {
+                let mut scratch = Scratch::default();
+                let mut pairs = running.iter_mut().zip(rows.chunks_exact(vocab_size));
+                return pairs.try_for_each(|((_, running), logits)| sample_one(&mut scratch, running, logits));
+            }
+            let pairs = running.par_iter_mut().zip(rows.par_chunks_exact(vocab_size));
+            pairs.try_for_each_init(Scratch::default, |scratch, ((_, running), logits)| {
+                sample_one(scratch, running, logits)
+            })
         })?;
         for running in self.slots.iter_mut().flatten() {
             if self.config.eos_token_ids.contains(&running.pending) {

@@ -205,6 +205,15 @@ fn new_weights_are_used_from_the_next_token_on_and_new_prompts_see_nothing_else(
 }
 
 #[test]
+fn sampling_in_parallel_changes_nothing() {
+    let mut config = without_end(&gpt2());
+    Arc::make_mut(&mut config).vocab_size = PARALLEL_FROM / 3;
+    let prompts = prompts(&[3, 4, 5, 6]);
+    let by_twos = run(&mut engine(&config, 1, 2), &prompts, params(1.0, 2));
+    assert_eq!(run(&mut engine(&config, 1, 4), &prompts, params(1.0, 2)), by_twos);
+}
+
+#[test]
 fn giving_up_returns_what_was_in_progress() {
     let mut engine = engine(&gpt2(), 1, 3);
     engine.admit(5, &[1], rng_of(5), params(1.0, 9)).unwrap();
