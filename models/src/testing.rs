@@ -33,6 +33,16 @@ pub fn llama() -> Arc<ModelConfig> {
     }))
 }
 
+/// The same model with, or without, the embedding as its unembedding.
+pub fn with_tied(config: &ModelConfig, tied: bool) -> Arc<ModelConfig> {
+    Arc::new(ModelConfig { tied, ..config.clone() })
+}
+
+/// GPT-2 and Llama, tied and untied.
+pub fn each_kind() -> [Arc<ModelConfig>; 4] {
+    [gpt2(), with_tied(&gpt2(), false), with_tied(&llama(), true), llama()]
+}
+
 fn config(value: serde_json::Value) -> Arc<ModelConfig> {
     Arc::new(ModelConfig::from_hf(Path::new("config.json"), value).unwrap())
 }

@@ -78,11 +78,17 @@ pub fn cut_by_tokens(n_tokens: impl IntoIterator<Item = usize>, budget: usize) -
     runs
 }
 
-/// The indices `0..n`, shuffled and cut into minibatches of `size` (the last may be smaller).
+/// The indices `0..n`, shuffled and cut into minibatches of `size` (the last may be smaller). Within a minibatch they
+/// ascend: its sums run in the order of the batch, whatever the shuffle.
 pub fn shuffled_minibatches(n: usize, size: usize, rng: &mut SeededRng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(rng);
-    order.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+    let ascending = |minibatch: &[usize]| {
+        let mut minibatch = minibatch.to_vec();
+        minibatch.sort_unstable();
+        minibatch
+    };
+    order.chunks(size.max(1)).map(ascending).collect()
 }
 
 #[cfg(test)]
@@ -121,6 +127,7 @@ mod tests {
         assert_eq!(cut(1), cut(1));
         assert_ne!(cut(1), cut(2));
         assert_eq!(cut(1).iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        assert!(cut(1).iter().all(|minibatch| minibatch.is_sorted()));
         let mut all = cut(1).concat();
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());

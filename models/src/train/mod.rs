@@ -9,13 +9,11 @@ mod reward;
 mod setup;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) mod tiny;
 
 pub use config::OptimConfig;
 pub use lm::{HeldoutNll, LmExample, LmTrainer, heldout_nll};
 pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
 pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
 pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};
-pub(crate) use setup::check_length;
+pub(crate) use setup::{SkipLimit, Training, check_length, detached, first_non_finite};
 pub use setup::{StepMetrics, parameters_for};

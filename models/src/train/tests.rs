@@ -1,10 +1,10 @@
 use candle_core::Tensor;
 
-use super::tiny::{self, CONTEXT};
 use super::*;
 use crate::arch::{HeadKind, LanguageModel, SCORE_BIAS, ScalarModel, Weights};
 use crate::error::Result;
 use crate::optim::{GradAccumulator, LrSchedule};
+use crate::testing::{self, CONTEXT_LEN};
 
 fn config(microbatch_tokens: usize) -> OptimConfig {
     OptimConfig {
@@ -17,13 +17,13 @@ fn config(microbatch_tokens: usize) -> OptimConfig {
 }
 
 fn demonstrations() -> Vec<LmExample> {
-    let example = |(n, n_prompt, seed)| LmExample { tokens: tiny::tokens(n, seed), n_prompt };
+    let example = |(n, n_prompt, seed)| LmExample { tokens: testing::tokens(n, seed), n_prompt };
     [(3, 1, 1), (9, 4, 2), (5, 5, 3), (7, 2, 4), (12, 6, 5)].map(example).to_vec()
 }
 
 fn comparisons() -> Vec<RankedResponses> {
-    let ranked = |ranks: &[u32], seed: u32| RankedResponses {
-        sequences: (0..ranks.len()).map(|i| tiny::tokens(4 + i, seed + i as u32)).collect(),
+    let ranked = |ranks: &[u32], seed: u64| RankedResponses {
+        sequences: (0..ranks.len()).map(|i| testing::tokens(4 + i, seed + i as u64)).collect(),
         ranks: ranks.to_vec(),
     };
     vec![ranked(&[1, 2], 1), ranked(&[2, 1, 3, 2], 5), ranked(&[3, 2, 1], 20)]
@@ -41,8 +41,8 @@ fn largest_gap(a: &GradAccumulator, b: &GradAccumulator, names: &Weights) -> Res
 
 #[test]
 fn loss_and_gradient_of_a_language_model_do_not_depend_on_the_cut() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    let model = testing::gpt2();
+    let weights = testing::weights(&model, HeadKind::Language, 1);
     let mut whole = LmTrainer::new(&model, &weights, &config(1000), 10)?;
     let reference = whole.step(&demonstrations())?;
     assert_eq!(reference.n_tokens, 2 + 5 + 5 + 6);
@@ -57,8 +57,8 @@ fn loss_and_gradient_of_a_language_model_do_not_depend_on_the_cut() -> Result<()
 
 #[test]
 fn loss_and_gradient_of_a_reward_model_do_not_depend_on_the_cut() -> Result<()> {
-    let model = tiny::llama(false);
-    let weights = tiny::weights(&model, HeadKind::Scalar, 1)?;
+    let model = testing::llama();
+    let weights = testing::weights(&model, HeadKind::Scalar, 1);
     let mut whole = RewardTrainer::new(&model, &weights, &config(1000), 10)?;
     let reference = whole.step(&comparisons())?;
     for microbatch_tokens in [1, 40] {
@@ -72,11 +72,11 @@ fn loss_and_gradient_of_a_reward_model_do_not_depend_on_the_cut() -> Result<()> 
 
 #[test]
 fn every_parameter_of_every_kind_of_model_gets_a_gradient() -> Result<()> {
-    for model in tiny::each_kind() {
-        let weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    for model in testing::each_kind() {
+        let weights = testing::weights(&model, HeadKind::Language, 1);
         let mut policy = LmTrainer::new(&model, &weights, &config(1000), 10)?;
         policy.step(&demonstrations())?;
-        let reward_weights = tiny::weights(&model, HeadKind::Scalar, 1)?;
+        let reward_weights = testing::weights(&model, HeadKind::Scalar, 1);
         let mut reward = RewardTrainer::new(&model, &reward_weights, &config(1000), 10)?;
         reward.step(&comparisons())?;
         for (weights, gradients) in [(&weights, policy.gradients()), (&reward_weights, reward.gradients())] {
@@ -93,10 +93,10 @@ fn every_parameter_of_every_kind_of_model_gets_a_gradient() -> Result<()> {
 
 #[test]
 fn sft_learns_the_response_alone() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    let model = testing::gpt2();
+    let weights = testing::weights(&model, HeadKind::Language, 1);
     let mut trainer = LmTrainer::new(&model, &weights, &config(1000), 10)?;
-    let example = LmExample { tokens: tiny::tokens(9, 3), n_prompt: 6 };
+    let example = LmExample { tokens: testing::tokens(9, 3), n_prompt: 6 };
     let by_text = heldout_nll(&trainer.model()?, &[LmExample::text(example.tokens.clone())], 1000)?;
     let by_response = heldout_nll(&trainer.model()?, std::slice::from_ref(&example), 1000)?;
     assert_eq!((by_text.n_tokens, by_response.n_tokens), (8, 3));
@@ -112,13 +112,13 @@ fn sft_learns_the_response_alone() -> Result<()> {
 
 #[test]
 fn an_example_without_a_response_changes_no_bit_of_the_step() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    let model = testing::gpt2();
+    let weights = testing::weights(&model, HeadKind::Language, 1);
     let (mut without, mut with) =
         (LmTrainer::new(&model, &weights, &config(1000), 10)?, LmTrainer::new(&model, &weights, &config(1000), 10)?);
     let mut batch = demonstrations();
     without.step(&batch)?;
-    batch.insert(1, LmExample { tokens: tiny::tokens(8, 9), n_prompt: 8 });
+    batch.insert(1, LmExample { tokens: testing::tokens(8, 9), n_prompt: 8 });
     with.step(&batch)?;
     for (name, tensor) in without.weights()?.iter() {
         let other = with.weights()?;
@@ -133,13 +133,13 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
 
 #[test]
 fn training_learns() -> Result<()> {
-    let model = tiny::llama(true);
-    let mut policy = LmTrainer::new(&model, &tiny::weights(&model, HeadKind::Language, 1)?, &config(1000), 30)?;
+    let model = testing::with_tied(&testing::llama(), true);
+    let mut policy = LmTrainer::new(&model, &testing::weights(&model, HeadKind::Language, 1), &config(1000), 30)?;
     let first = policy.step(&demonstrations())?.loss;
     (0..29).try_for_each(|_| policy.step(&demonstrations()).map(drop))?;
     assert!(heldout_nll(&policy.model()?, &demonstrations(), 20)?.mean < first / 2.0);
 
-    let mut reward = RewardTrainer::new(&model, &tiny::weights(&model, HeadKind::Scalar, 1)?, &config(1000), 30)?;
+    let mut reward = RewardTrainer::new(&model, &testing::weights(&model, HeadKind::Scalar, 1), &config(1000), 30)?;
     (0..30).try_for_each(|_| reward.step(&comparisons()).map(drop))?;
     let accuracy = pair_accuracy(&reward.model()?, &comparisons(), 20)?;
     assert_eq!((accuracy.mean, accuracy.n_pairs), (1.0, 1 + 5 + 3));
@@ -148,9 +148,9 @@ fn training_learns() -> Result<()> {
 
 #[test]
 fn the_shifted_bias_brings_the_demonstrations_to_a_mean_score_of_zero() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let mut trainer = RewardTrainer::new(&model, &tiny::weights(&model, HeadKind::Scalar, 1)?, &config(1000), 10)?;
-    let demonstrations: Vec<Vec<u32>> = (1..6).map(|seed| tiny::tokens(5, seed)).collect();
+    let model = testing::gpt2();
+    let mut trainer = RewardTrainer::new(&model, &testing::weights(&model, HeadKind::Scalar, 1), &config(1000), 10)?;
+    let demonstrations: Vec<Vec<u32>> = (1..6).map(|seed| testing::tokens(5, seed)).collect();
     let before = score_sequences(&trainer.model()?, &demonstrations, 7)?;
     let bias = trainer.shift_bias(&demonstrations)?;
     let after = score_sequences(&trainer.model()?, &demonstrations, 1000)?;
@@ -165,9 +165,9 @@ fn the_shifted_bias_brings_the_demonstrations_to_a_mean_score_of_zero() -> Resul
 
 #[test]
 fn the_score_is_read_at_the_last_token_even_where_the_end_token_occurs_before() -> Result<()> {
-    let model = tiny::gpt2(true);
+    let model = testing::gpt2();
     let eos = model.eos_token_ids[0];
-    let scalar = ScalarModel::new(&model, &tiny::weights(&model, HeadKind::Scalar, 1)?)?;
+    let scalar = ScalarModel::new(&model, &testing::weights(&model, HeadKind::Scalar, 1))?;
     let sequence = vec![eos, 5, eos, 7, 3, eos];
     let packed = crate::arch::PackedSequences::new(&[&sequence]);
     let at_each_token = scalar.scalars_at(&packed, &[0, 1, 2, 3, 4, 5])?.to_vec1::<f32>()?;
@@ -177,8 +177,8 @@ fn the_score_is_read_at_the_last_token_even_where_the_end_token_occurs_before() 
 
 #[test]
 fn a_step_that_is_not_finite_is_skipped_and_too_many_end_the_training() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let mut weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    let model = testing::gpt2();
+    let mut weights = testing::weights(&model, HeadKind::Language, 1);
     let broken = (weights.get("transformer.ln_f.bias")? + f64::NAN)?;
     weights.insert("transformer.ln_f.bias", broken);
     let limits = OptimConfig { max_skipped_in_a_row: 2, ..config(1000) };
@@ -194,17 +194,17 @@ fn a_step_that_is_not_finite_is_skipped_and_too_many_end_the_training() -> Resul
 
 #[test]
 fn bad_input_is_an_error_that_says_what() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let weights = tiny::weights(&model, HeadKind::Language, 1)?;
+    let model = testing::gpt2();
+    let weights = testing::weights(&model, HeadKind::Language, 1);
     let mut trainer = LmTrainer::new(&model, &weights, &config(1000), 10)?;
     let says = |result: Result<StepMetrics>, what: &str| {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
-    says(trainer.step(&[LmExample::text(tiny::tokens(CONTEXT + 1, 1))]), "33 tokens");
+    says(trainer.step(&[LmExample::text(testing::tokens(CONTEXT_LEN + 1, 1))]), "41 tokens");
     says(trainer.step(&[LmExample::text(vec![1])]), "no token to learn");
 
-    let scalar_weights = tiny::weights(&model, HeadKind::Scalar, 1)?;
+    let scalar_weights = testing::weights(&model, HeadKind::Scalar, 1);
     let mut reward = RewardTrainer::new(&model, &scalar_weights, &config(1000), 10)?;
     says(reward.step(&[RankedResponses { sequences: vec![vec![1]], ranks: vec![1] }]), "1 responses and 1 ranks");
     says(reward.step(&[RankedResponses { sequences: vec![vec![1], vec![]], ranks: vec![1, 2] }]), "empty sequence");
@@ -214,8 +214,8 @@ fn bad_input_is_an_error_that_says_what() -> Result<()> {
 
 #[test]
 fn parameters_are_exactly_what_the_config_asks_for() -> Result<()> {
-    let model = tiny::gpt2(true);
-    let good = tiny::weights(&model, HeadKind::Scalar, 1)?;
+    let model = testing::gpt2();
+    let good = testing::weights(&model, HeadKind::Scalar, 1);
     parameters_for(&model, HeadKind::Scalar, &good)?;
     let error_after = |change: &dyn Fn(&mut Weights)| -> String {
         let mut weights = good.clone();
@@ -231,8 +231,8 @@ fn parameters_are_exactly_what_the_config_asks_for() -> Result<()> {
 
 #[test]
 fn held_out_means_are_by_example_and_by_token() -> Result<()> {
-    let model = tiny::gpt2(false);
-    let language = LanguageModel::new(&model, &tiny::weights(&model, HeadKind::Language, 1)?)?;
+    let model = testing::with_tied(&testing::gpt2(), false);
+    let language = LanguageModel::new(&model, &testing::weights(&model, HeadKind::Language, 1))?;
     let nll = heldout_nll(&language, &demonstrations(), 10)?;
     assert_eq!((nll.per_example.len(), nll.n_tokens), (4, 18)); // one example has no response
     let by_token = [2.0, 5.0, 5.0, 6.0].iter().zip(&nll.per_example).map(|(n, mean)| n * mean).sum::<f64>() / 18.0;

@@ -1,0 +1,358 @@
+//! The learner: trains policy and value model on experience, and the policy on pretraining text along with it.
+
+use std::sync::Arc;
+
+use collimate_protocol::records::TrainMetrics;
+use collimate_protocol::roles::Trainer;
+use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, Snapshot};
+
+use super::update_stats::{StepStats, UpdateStats};
+use crate::Device;
+use crate::arch::{HeadKind, LanguageModel, ModelConfig, ScalarModel, Weights};
+use crate::error::{Error, Result};
+use crate::objective::{ppo_policy_loss, ppo_value_loss, ptx_loss};
+use crate::optim::{Ema, Schedule};
+use crate::rng;
+use crate::train::{
+    NextTokens, OffPolicy, PpoConfig, SkipLimit, Training, check_length, cut_by_tokens, detached, first_non_finite,
+    parameters_for, shuffled_minibatches,
+};
+
+/// What a learner starts from.
+pub struct PpoStart<'a> {
+    /// Objective and optimiser.
+    pub config: &'a PpoConfig,
+    /// The run's seed.
+    pub seed: u64,
+    /// Rollouts in one batch.
+    pub batch_size: usize,
+    /// Updates in all: the learning rates' schedules end with the last.
+    pub n_updates: u64,
+    /// Shape of the policy.
+    pub policy_config: &'a Arc<ModelConfig>,
+    /// The SFT model's weights.
+    pub policy: &'a Weights,
+    /// Shape of the value model.
+    pub value_config: &'a Arc<ModelConfig>,
+    /// The reward model's weights, from which the value model starts: all of them.
+    pub value: &'a Weights,
+    /// Where both are trained.
+    pub device: &'a Device,
+}
+
+/// Policy and value model in training.
+pub struct PpoLearner {
+    config: PpoConfig,
+    seed: u64,
+    batch_size: usize,
+    policy_config: Arc<ModelConfig>,
+    policy_model: LanguageModel,
+    /// The same weights, without a record for backward.
+    policy_model_detached: LanguageModel,
+    policy: Training,
+    policy_schedule: Schedule,
+    ema: Option<Ema>,
+    value_config: Arc<ModelConfig>,
+    value_model: ScalarModel,
+    value: Training,
+    value_schedule: Schedule,
+    version: PolicyVersion,
+    /// Minibatches so far, skipped ones included: where the schedules stand.
+    n_minibatches: u64,
+    skip_limit: SkipLimit,
+}
+
+/// One optimiser step's share of a batch.
+struct Minibatch<'a> {
+    rollouts: Vec<Rollout<'a>>,
+    /// Response tokens of all of it, by which every loss is divided.
+    n_tokens: usize,
+}
+
+/// A rollout as the losses need it.
+struct Rollout<'a> {
+    experience: &'a Experience,
+    tokens: &'a [u32],
+    proximal_logprobs: &'a [f32],
+}
+
+impl Rollout<'_> {
+    fn n_prompt(&self) -> usize {
+        self.experience.scored.rollout.prompt.tokens.len()
+    }
+}
+
+impl PpoLearner {
+    /// A learner at version 0.
+    ///
+    /// # Errors
+    /// The settings make no sense, or a tensor is missing, of another shape, or no part of its model.
+    pub fn new(start: PpoStart<'_>) -> Result<Self> {
+        let config = start.config;
+        config.validate()?;
+        let policy = start.policy.to_device(start.device)?;
+        let policy = parameters_for(start.policy_config, HeadKind::Language, &policy)?;
+        let value = start.value.to_device(start.device)?;
+        let value = parameters_for(start.value_config, HeadKind::Scalar, &value)?;
+        let steps_per_update = config.steps_per_update(start.batch_size) as u64;
+        let schedule = |peak| Schedule {
+            peak,
+            kind: config.lr_schedule,
+            n_warmup: config.warmup_updates * steps_per_update,
+            n_total: start.n_updates * steps_per_update,
+        };
+        Ok(Self {
+            config: config.clone(),
+            seed: start.seed,
+            batch_size: start.batch_size,
+            policy_config: start.policy_config.clone(),
+            policy_model: LanguageModel::new(start.policy_config, &policy.weights())?,
+            policy_model_detached: LanguageModel::new(start.policy_config, &detached(&policy))?,
+            ema: Ema::new(&policy, config.ema_decay)?,
+            policy: Training::new(policy, config.adamw(), config.max_grad_norm)?,
+            policy_schedule: schedule(config.lr),
+            value_config: start.value_config.clone(),
+            value_model: ScalarModel::new(start.value_config, &value.weights())?,
+            value: Training::new(value, config.adamw(), config.max_grad_norm)?,
+            value_schedule: schedule(config.value_lr),
+            version: PolicyVersion(0),
+            n_minibatches: 0,
+            skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
+        })
+    }
+
+    /// Updates done.
+    pub fn version(&self) -> PolicyVersion {
+        self.version
+    }
+
+    /// A real copy of the policy's averaged weights, which are what is evaluated and shipped; `None` where averaging
+    /// is off.
+    pub fn ema_weights(&self) -> Result<Option<Weights>> {
+        self.ema.as_ref().map(Ema::weights).transpose()
+    }
+
+    fn train(&mut self, batch: &ExperienceBatch, pretrain: &[PretrainBatch]) -> Result<TrainMetrics> {
+        self.check(batch, pretrain)?;
+        let sequences: Vec<Vec<u32>> = batch.experiences.iter().map(|e| e.scored.rollout.sequence()).collect();
+        let proximal_logprobs = self.proximal_logprobs(batch, &sequences)?;
+        let mut stats = UpdateStats::default();
+        let mut pretrain = pretrain.iter();
+        for epoch in 0..self.config.n_epochs {
+            let purpose = format!("minibatches of {}, epoch {epoch}", self.version);
+            let mut rng = rng::for_purpose(self.seed, &purpose);
+            for indices in shuffled_minibatches(batch.experiences.len(), self.config.minibatch_size, &mut rng) {
+                let rollouts: Vec<Rollout<'_>> = indices
+                    .into_iter()
+                    .map(|idx| Rollout {
+                        experience: &batch.experiences[idx],
+                        tokens: &sequences[idx],
+                        proximal_logprobs: &proximal_logprobs[idx],
+                    })
+                    .collect();
+                let n_tokens = rollouts.iter().map(|rollout| rollout.proximal_logprobs.len()).sum();
+                self.step(&Minibatch { rollouts, n_tokens }, pretrain.next(), &mut stats)?;
+            }
+        }
+        self.version = self.version.next();
+        Ok(stats.metrics(batch))
+    }
+
+    fn check(&self, batch: &ExperienceBatch, pretrain: &[PretrainBatch]) -> Result<()> {
+        if batch.version != self.version {
+            let (made_for, version) = (batch.version, self.version);
+            return Err(Error::invalid(format!("a batch was made for {made_for}, but the learner is at {version}")));
+        }
+        let n_needed =
+            if self.config.ptx_coef > 0.0 { self.config.steps_per_update(batch.experiences.len()) } else { 0 };
+        if pretrain.len() < n_needed {
+            return Err(Error::invalid(format!(
+                "an update of {} rollouts needs {n_needed} batches of pretraining text, but got {}",
+                batch.experiences.len(),
+                pretrain.len()
+            )));
+        }
+        for experience in &batch.experiences {
+            let n = experience.scored.rollout.response.len();
+            let lengths = [
+                experience.scored.rollout.logprobs.len(),
+                experience.values.len(),
+                experience.advantages.len(),
+                experience.returns.len(),
+            ];
+            if lengths != [n; 4] {
+                return Err(Error::invalid(format!(
+                    "an experience has {n} response tokens, but {lengths:?} logprobs, values, advantages and returns"
+                )));
+            }
+            let n_tokens = experience.scored.rollout.prompt.tokens.len() + n;
+            check_length(&self.policy_config, n_tokens)?;
+            check_length(&self.value_config, n_tokens)?;
+        }
+        let mut text = pretrain.iter().flat_map(|text| &text.sequences);
+        text.try_for_each(|sequence| check_length(&self.policy_config, sequence.len()))
+    }
+
+    /// For each rollout its response's log-probabilities under the policy as the update finds it. Where this policy
+    /// sampled the whole response, they are the recorded ones, so that the off-policy weight is exactly 1. A response
+    /// with any older token is computed anew as a whole: also its fresh tokens attended to what older weights wrote.
+    fn proximal_logprobs(&self, batch: &ExperienceBatch, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let rollouts = || batch.experiences.iter().map(|experience| &experience.scored.rollout);
+        let mut proximal: Vec<Vec<f32>> = rollouts().map(|rollout| rollout.logprobs.clone()).collect();
+        if self.config.off_policy == OffPolicy::None {
+            return Ok(proximal);
+        }
+        let stale: Vec<(usize, usize)> = rollouts()
+            .enumerate()
+            .filter(|(_, rollout)| rollout.versions.iter().any(|&version| version != self.version))
+            .map(|(idx, rollout)| (idx, rollout.prompt.tokens.len()))
+            .collect();
+        for run in cut_by_tokens(stale.iter().map(|&(idx, _)| sequences[idx].len()), self.config.microbatch_tokens) {
+            let own = &stale[run];
+            let next = NextTokens::new(own.iter().map(|&(idx, n_prompt)| (sequences[idx].as_slice(), n_prompt)));
+            let temperature = self.config.temperature as f32;
+            let logprobs =
+                self.policy_model_detached.logprobs_at(&next.packed, &next.rows, &next.targets, temperature)?.logprobs;
+            for (&(idx, _), logprobs) in own.iter().zip(next.split(&logprobs.to_vec1::<f32>()?)) {
+                proximal[idx] = logprobs;
+            }
+        }
+        Ok(proximal)
+    }
+
+    /// One optimiser step of each model, or of neither.
+    fn step(
+        &mut self,
+        minibatch: &Minibatch<'_>,
+        pretrain: Option<&PretrainBatch>,
+        stats: &mut UpdateStats,
+    ) -> Result<()> {
+        let lr = self.policy_schedule.lr(self.n_minibatches);
+        let value_lr = self.value_schedule.lr(self.n_minibatches);
+        self.n_minibatches += 1;
+        self.policy.begin();
+        self.value.begin();
+        let mut step = StepStats { n_tokens: minibatch.n_tokens, ..StepStats::default() };
+        self.accumulate_ppo(minibatch, &mut step)?;
+        if let Some(text) = pretrain.filter(|_| self.config.ptx_coef > 0.0) {
+            self.accumulate_ptx(text, &mut step)?;
+        }
+        // Without any response token there is nothing to learn from a model's rollouts, so it takes no step.
+        let (policy_learns, value_learns) = (step.n_tokens + step.n_ptx_tokens > 0, step.n_tokens > 0);
+        if policy_learns {
+            step.policy_grad_norm = self.policy.grad_norm()?;
+        }
+        if value_learns {
+            step.value_grad_norm = self.value.grad_norm()?;
+        }
+        let broken = first_non_finite(&[
+            ("the policy loss", step.policy_loss),
+            ("the value loss", step.value_loss),
+            ("the loss of the pretraining text", step.ptx_loss),
+            ("the policy's gradient", step.policy_grad_norm),
+            ("the value model's gradient", step.value_grad_norm),
+        ]);
+        if let Some(what) = broken {
+            stats.skipped(lr);
+            return self.skip_limit.skipped(what);
+        }
+        if policy_learns {
+            self.policy.step(lr, step.policy_grad_norm)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update(self.policy.parameters())?;
+            }
+        }
+        if value_learns {
+            self.value.step(value_lr, step.value_grad_norm)?;
+        }
+        self.skip_limit.taken();
+        stats.taken(step, lr);
+        Ok(())
+    }
+
+    /// Adds PPO's gradients of policy and value model, a microbatch at a time.
+    fn accumulate_ppo(&mut self, minibatch: &Minibatch<'_>, step: &mut StepStats) -> Result<()> {
+        let config = &self.config;
+        let per_token = 1.0 / minibatch.n_tokens as f64;
+        let lengths = minibatch.rollouts.iter().map(|rollout| rollout.tokens.len());
+        for run in cut_by_tokens(lengths, config.microbatch_tokens) {
+            let rollouts = &minibatch.rollouts[run];
+            let next = NextTokens::new(rollouts.iter().map(|rollout| (rollout.tokens, rollout.n_prompt())));
+            if next.targets.is_empty() {
+                continue;
+            }
+            let join = |of: fn(&Experience) -> &[f32]| -> Vec<f32> {
+                rollouts.iter().flat_map(|rollout| of(rollout.experience).iter().copied()).collect()
+            };
+            let proximal_logprobs: Vec<f32> =
+                rollouts.iter().flat_map(|rollout| rollout.proximal_logprobs.iter().copied()).collect();
+            let temperature = config.temperature as f32;
+            let new_logprobs =
+                self.policy_model.logprobs_at(&next.packed, &next.rows, &next.targets, temperature)?.logprobs;
+            let policy = ppo_policy_loss(
+                &new_logprobs,
+                &proximal_logprobs,
+                &join(|experience| &experience.scored.rollout.logprobs),
+                &join(|experience| &experience.advantages),
+                config.clip_range as f32,
+                config.off_policy_weight_cap as f32,
+            )?;
+            let policy_loss = (&policy.loss * per_token)?;
+            step.policy_loss += f64::from(policy_loss.to_scalar::<f32>()?);
+            step.n_clipped += policy.n_clipped;
+            step.log_ratios.extend(policy.log_ratios);
+            step.off_policy_weights.extend(policy.off_policy_weights);
+            self.policy.backward(&policy_loss)?;
+
+            let value_loss = ppo_value_loss(
+                &self.value_model.scalars_at(&next.packed, &next.rows)?,
+                &join(|experience| &experience.values),
+                &join(|experience| &experience.returns),
+                config.clip_range_value as f32,
+            )?;
+            let value_loss = (value_loss * per_token)?;
+            step.value_loss += f64::from(value_loss.to_scalar::<f32>()?);
+            self.value.backward(&(value_loss * config.value_coef)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds `ptx_coef` times the pretraining text's gradient to the policy's.
+    fn accumulate_ptx(&mut self, text: &PretrainBatch, step: &mut StepStats) -> Result<()> {
+        step.n_ptx_tokens = text.sequences.iter().map(|sequence| sequence.len().saturating_sub(1)).sum();
+        for run in cut_by_tokens(text.sequences.iter().map(Vec::len), self.config.microbatch_tokens) {
+            let next = NextTokens::new(text.sequences[run].iter().map(|sequence| (sequence.as_slice(), 1)));
+            if next.targets.is_empty() {
+                continue;
+            }
+            // At temperature 1: this term is about the text, not about how responses are sampled.
+            let logprobs = self.policy_model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
+            let loss = ptx_loss(&logprobs, step.n_ptx_tokens, self.config.ptx_coef)?;
+            step.ptx_loss += f64::from(loss.to_scalar::<f32>()?) / self.config.ptx_coef;
+            self.policy.backward(&loss)?;
+        }
+        Ok(())
+    }
+}
+
+impl Trainer<Weights> for PpoLearner {
+    fn pretrain_batches_per_update(&self) -> usize {
+        if self.config.ptx_coef > 0.0 { self.config.steps_per_update(self.batch_size) } else { 0 }
+    }
+
+    fn update(
+        &mut self,
+        batch: &ExperienceBatch,
+        pretrain: &[PretrainBatch],
+    ) -> std::result::Result<TrainMetrics, RoleError> {
+        Ok(self.train(batch, pretrain)?)
+    }
+
+    fn snapshot(&self) -> std::result::Result<Snapshot<Weights>, RoleError> {
+        Ok(Snapshot {
+            version: self.version,
+            policy: Arc::new(self.policy.parameters().snapshot()?),
+            value: Arc::new(self.value.parameters().snapshot()?),
+        })
+    }
+}
