@@ -3,11 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// Fewer response tokens than this make no demonstration.
 const MIN_RESPONSE_TOKENS: usize = 4;
+
+/// Words whose full stop ends no sentence. A tokenizer that has them in pieces is not helped by this; then a response
+/// may stop after one.
+const ABBREVIATIONS: [&str; 9] = ["Mr", "Mrs", "Ms", "Dr", "St", "Esq", "Rev", "Capt", "Hon"];
 
 /// Which part of a corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +39,19 @@ pub fn read_paragraphs(paths: &[PathBuf]) -> Result<Vec<String>> {
     let mut paragraphs = Vec::new();
     for file in text_files(paths)? {
         let bytes = std::fs::read(&file).map_err(|source| Error::io(&file, source))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|e| Error::bad_file(&file, format!("not UTF-8 text: {e}")))?
-            .replace("\r\n", "\n");
-        let blocks = text.split("\n\n").map(|block| block.split_whitespace().collect::<Vec<_>>().join(" "));
-        paragraphs.extend(blocks.filter(|paragraph| !paragraph.is_empty()));
+        let text = String::from_utf8(bytes).map_err(|e| Error::bad_file(&file, format!("not UTF-8 text: {e}")))?;
+        paragraphs.extend(paragraphs_of(&text));
     }
     if paragraphs.is_empty() {
         return Err(Error::invalid(format!("no text in {paths:?}: a corpus needs at least one paragraph")));
     }
     Ok(paragraphs)
+}
+
+fn paragraphs_of(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let words = |lines: &[&str]| lines.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ");
+    lines.split(|line| line.is_empty()).map(words).filter(|paragraph| !paragraph.is_empty()).collect()
 }
 
 fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
@@ -86,7 +95,10 @@ pub fn split_by_index<T>(items: Vec<T>, heldout_share: f64) -> (Vec<T>, Vec<T>) 
 pub struct Corpus {
     train: Vec<Vec<u32>>,
     heldout: Vec<Vec<u32>>,
-    ends_sentence: Vec<bool>,
+    /// For each token, whether a sentence may end with it.
+    closes: Vec<bool>,
+    /// For each token, whether a full stop after it is a part of the word.
+    abbreviates: Vec<bool>,
     bos: Option<u32>,
     eos: u32,
 }
@@ -99,12 +111,18 @@ impl Corpus {
                 "heldout_share is {heldout_share}, expected a number from 0 to below 1"
             )));
         }
-        let encoded = paragraphs.iter().map(|paragraph| tokenizer.encode(paragraph)).collect::<Result<Vec<_>>>()?;
+        let encoded = paragraphs.par_iter().map(|paragraph| tokenizer.encode(paragraph)).collect::<Result<Vec<_>>>()?;
         let (train, heldout) = split_by_index(encoded, heldout_share);
-        let ends_sentence = (0..tokenizer.vocab_size() as u32)
-            .map(|id| Ok(is_sentence_end(&tokenizer.decode(&[id])?)))
-            .collect::<Result<_>>()?;
-        Ok(Self { train, heldout, ends_sentence, bos: tokenizer.bos(), eos: tokenizer.eos() })
+        let texts: Vec<String> =
+            (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.decode(&[id])).collect::<Result<_>>()?;
+        Ok(Self {
+            train,
+            heldout,
+            closes: texts.iter().map(|text| is_sentence_end(text)).collect(),
+            abbreviates: texts.iter().map(|text| ABBREVIATIONS.contains(&text.trim())).collect(),
+            bos: tokenizer.bos(),
+            eos: tokenizer.eos(),
+        })
     }
 
     fn paragraphs(&self, split: Split) -> &[Vec<u32>] {
@@ -112,6 +130,11 @@ impl Corpus {
             Split::Train => &self.train,
             Split::Heldout => &self.heldout,
         }
+    }
+
+    fn ends_sentence(&self, tokens: &[u32], idx: usize) -> bool {
+        let follows_abbreviation = idx.checked_sub(1).is_some_and(|before| self.abbreviates[tokens[before] as usize]);
+        self.closes[tokens[idx] as usize] && !follows_abbreviation
     }
 
     /// All paragraphs end to end, each followed by the end token.
@@ -132,7 +155,7 @@ impl Corpus {
         let cut = |paragraph: &Vec<u32>| {
             let (prompt, rest) = paragraph.split_at(n_prompt);
             let fits = &rest[..rest.len().min(n_response.saturating_sub(1))];
-            let last_end = fits.iter().rposition(|&id| self.ends_sentence[id as usize]);
+            let last_end = (0..fits.len()).rposition(|idx| self.ends_sentence(fits, idx));
             let response = match last_end {
                 _ if fits.len() == rest.len() => [fits, &[self.eos]].concat(),
                 Some(end) if end + 1 >= MIN_RESPONSE_TOKENS => [&fits[..=end], &[self.eos]].concat(),
@@ -177,6 +200,16 @@ mod tests {
     }
 
     #[test]
+    fn a_response_does_not_stop_at_an_abbreviation() {
+        let text = "So it was so. It was Mr. So and so it was so it was so it was".to_owned();
+        let tokenizer = Tokenizer::train_byte_level_bpe([text.repeat(8)], 300, &[]).unwrap();
+        let corpus = Corpus::new(&[text], &tokenizer, 0.0).unwrap();
+        let up_to_mr = tokenizer.encode(" it was so. It was Mr.").unwrap().len();
+        let one = &corpus.continuations(Split::Train, 1, up_to_mr + 2)[0];
+        assert_eq!(tokenizer.decode(&one.response).unwrap(), " it was so.");
+    }
+
+    #[test]
     fn a_response_without_sentence_end_gets_no_end_token() {
         let tokenizer = tokenizer();
         let corpus = Corpus::new(&["so it was so it was so it was so it was".to_owned()], &tokenizer, 0.0).unwrap();
@@ -189,7 +222,7 @@ mod tests {
     fn paragraphs_come_from_files_in_order_and_lines_are_joined() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("b.txt"), "third").unwrap();
-        std::fs::write(dir.path().join("a.txt"), "first\nline\n\n\n\nsecond\n").unwrap();
+        std::fs::write(dir.path().join("a.txt"), "first\r\nline\r\n\r\n \n\nsecond \n").unwrap();
         let paragraphs = read_paragraphs(&[dir.path().to_owned()]).unwrap();
         assert_eq!(paragraphs, ["first line", "second", "third"]);
     }
