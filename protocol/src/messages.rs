@@ -40,6 +40,8 @@ pub enum RoleCommand {
 pub enum RoleReport {
     /// The compute thread runs. Sent once, first.
     Started(RoleId),
+    /// Something that the run's listeners are to hear. From the recorder alone.
+    Event(Box<RunEvent>),
     /// The role has ended in good order. Sent once, last.
     Finished(RoleId),
     /// The role has failed or panicked; its work in hand is lost. Sent once, last.
@@ -100,6 +102,13 @@ pub struct RunStatus {
 pub enum RunEvent {
     /// An update is done and its snapshot published.
     Updated(Box<UpdateMetrics>),
+    /// Something is wrong that training does not depend on: metrics that can't be written. The run goes on.
+    Warning {
+        /// Who noticed.
+        role: RoleId,
+        /// What is wrong.
+        message: String,
+    },
     /// The run has been told to stop.
     Stopping,
     /// The run has ended: all updates done, or stopped in good order.

@@ -1,1 +1,11 @@
-//! Collimate.
+//! The harness of Collimate's system tests.
+//!
+//! - [`fakes`]: every role of the flow as a tiny deterministic machine, whose weights are one number.
+//! - [`wrap`]: workers around workers: delayed, watched, stopped, made to fail.
+//! - [`laws`]: what every run must satisfy.
+//! - [`scenario`]: a flow of fakes, described in numbers.
+
+pub mod fakes;
+pub mod laws;
+pub mod scenario;
+pub mod wrap;

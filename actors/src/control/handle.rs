@@ -1,0 +1,170 @@
+//! What whoever started a run holds: watch it, pause it, stop it, wait for its outcome.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use collimate_protocol::messages::{RunCommand, RunEvent, RunStatus};
+use collimate_protocol::roles::Trainer;
+use ractor::{Actor, ActorRef};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::roll::Roll;
+use super::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage, status_of};
+use crate::flow::wiring::Remains;
+use crate::flow::{FlowConfig, FlowOutcome, Graph, PpoFlow, RunError};
+
+/// Events that a slow listener may be behind before it misses some.
+const N_EVENTS_KEPT: usize = 1024;
+
+impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
+    /// Wires the flow and starts it. Needs a tokio runtime, in which only messages are passed: what computes has
+    /// threads of its own.
+    ///
+    /// # Errors
+    /// A setting or a part makes no sense, or there are no threads. Nothing has run.
+    pub async fn start(self, config: &FlowConfig) -> Result<RunHandle<W, T>, RunError> {
+        self.wire(config)?.start().await
+    }
+}
+
+impl<W: Send + Sync + 'static, T: Send + 'static> Graph<W, T> {
+    /// Starts the flow: see [`PpoFlow::start`].
+    ///
+    /// # Errors
+    /// There are no threads. Nothing has run.
+    pub async fn start(self) -> Result<RunHandle<W, T>, RunError> {
+        let pools = self.workers.iter().map(|worker| self.pool(worker.role())).collect::<Result<Vec<_>, _>>()?;
+        let Graph { config, workers, state, remains } = self;
+        let roll = Roll::new(workers.iter().map(|worker| worker.role()));
+        let workers = workers.into_iter().zip(state.counters.clone()).zip(pools);
+        let (events, first_listener) = broadcast::channel(N_EVENTS_KEPT);
+        let (status, watched) = watch::channel(status_of(&state, &roll));
+        let (ended, has_ended) = oneshot::channel();
+        let listeners = events.downgrade();
+        let arguments = SupervisorArguments {
+            mode: config.mode,
+            workers: workers.map(|((worker, counters), pool)| (worker, counters, pool)).collect(),
+            state,
+            events,
+            status,
+            ended,
+        };
+        let (supervisor, _) =
+            Actor::spawn(None, Supervisor, arguments).await.map_err(|error| RunError::Actors(error.to_string()))?;
+        let first_listener = Arc::new(Mutex::new(Some(first_listener)));
+        let control = RunControl { supervisor, listeners, first_listener, status: watched };
+        Ok(RunHandle { control, has_ended, remains })
+    }
+}
+
+/// Watches and commands a run. Clones are for the same run.
+#[derive(Clone)]
+pub struct RunControl {
+    supervisor: ActorRef<SupervisorMessage>,
+    /// Weak, so that listeners see the end of the run as the end of its events.
+    listeners: broadcast::WeakSender<RunEvent>,
+    /// Listens since before the start.
+    first_listener: Arc<Mutex<Option<broadcast::Receiver<RunEvent>>>>,
+    status: watch::Receiver<RunStatus>,
+}
+
+impl RunControl {
+    /// What happens in the run. The first call, over all clones, hears everything since the start, later ones what
+    /// comes from now on. A listener that is over 1024 events behind misses the oldest. Ends with the run.
+    pub fn events(&self) -> broadcast::Receiver<RunEvent> {
+        let first = self.first_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let another = || match self.listeners.upgrade() {
+            Some(events) => events.subscribe(),
+            // The run has ended: a receiver that has nothing to say.
+            None => broadcast::channel(1).1,
+        };
+        first.unwrap_or_else(another)
+    }
+
+    /// The run as it is now; changes when something happens, and twice a second.
+    pub fn status(&self) -> watch::Receiver<RunStatus> {
+        self.status.clone()
+    }
+
+    /// Every role takes no more work until [`resume`](Self::resume); nothing is lost.
+    pub fn pause(&self) {
+        self.command(RunCommand::Pause);
+    }
+
+    /// Takes back a pause.
+    pub fn resume(&self) {
+        self.command(RunCommand::Resume);
+    }
+
+    /// The update in progress finishes and is published, what else is in flight is dropped, then the run ends in
+    /// good order.
+    pub fn stop(&self) {
+        self.command(RunCommand::Stop);
+    }
+
+    fn command(&self, command: RunCommand) {
+        // A run that has ended can't be commanded, and needs not be.
+        let _ = self.supervisor.cast(SupervisorMessage::Command(command));
+    }
+}
+
+impl fmt::Debug for RunControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunControl").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// A run that has been started. To drop it ends nothing: the run goes on unwatched.
+pub struct RunHandle<W, T> {
+    control: RunControl,
+    has_ended: oneshot::Receiver<Result<(), RunError>>,
+    remains: Remains<W, T>,
+}
+
+impl<W, T> RunHandle<W, T> {
+    /// For others who watch or command the run, while this waits for its outcome.
+    pub fn control(&self) -> RunControl {
+        self.control.clone()
+    }
+
+    /// See [`RunControl::events`].
+    pub fn events(&self) -> broadcast::Receiver<RunEvent> {
+        self.control.events()
+    }
+
+    /// See [`RunControl::status`].
+    pub fn status(&self) -> watch::Receiver<RunStatus> {
+        self.control.status()
+    }
+
+    /// See [`RunControl::pause`].
+    pub fn pause(&self) {
+        self.control.pause();
+    }
+
+    /// See [`RunControl::resume`].
+    pub fn resume(&self) {
+        self.control.resume();
+    }
+
+    /// See [`RunControl::stop`].
+    pub fn stop(&self) {
+        self.control.stop();
+    }
+
+    /// Waits until every role has ended.
+    ///
+    /// # Errors
+    /// The first failure of a role, by its name.
+    pub async fn wait(self) -> Result<FlowOutcome<W, T>, RunError> {
+        let gone = |_| RunError::Actors("the supervisor is gone before the run's end".to_owned());
+        self.has_ended.await.map_err(gone)??;
+        self.remains.outcome()
+    }
+}
+
+impl<W, T> fmt::Debug for RunHandle<W, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunHandle").field("control", &self.control).finish_non_exhaustive()
+    }
+}

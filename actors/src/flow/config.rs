@@ -1,0 +1,242 @@
+//! The flow's settings: how much, how stale, how many threads.
+
+use std::fmt;
+
+use collimate_protocol::Role;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+
+/// How the roles share threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowMode {
+    /// Each role on a thread of its own.
+    #[default]
+    Threaded,
+    /// All roles in turn on one thread: two runs are equal bit for bit.
+    Deterministic,
+}
+
+/// When a generator takes new weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightUpdates {
+    /// Before the next token: a response in progress goes on under the new weights.
+    #[default]
+    InFlight,
+    /// Once the responses in progress have ended; until then no new one starts.
+    BetweenRollouts,
+}
+
+/// Settings of the flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowConfig {
+    /// How many updates: each trains on one batch.
+    pub n_updates: u64,
+    /// Rollouts in one batch.
+    pub batch_size: usize,
+    /// How many updates may lie between the sampling of a token and the update that trains on it. 0 is exactly
+    /// synchronous PPO; with more, sampling overlaps with training.
+    pub max_staleness: u64,
+    /// "threaded" (each role on its own thread) or "deterministic" (one thread, equal bit for bit).
+    pub mode: FlowMode,
+    /// When generators take new weights: "in_flight" (before the next token) or "between_rollouts".
+    pub weight_updates: WeightUpdates,
+    /// Most rollouts that a scorer takes at once; it never waits for more than one.
+    pub scorer_batch: usize,
+    /// How many items fit between two roles.
+    pub capacities: Capacities,
+    /// Threads that a role computes with when threaded; 0 shares those of the process.
+    pub threads: RoleThreads,
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        Self {
+            n_updates: 100,
+            batch_size: 64,
+            // PPO loses quality fast when off-policy (arXiv 2410.18252).
+            max_staleness: 1,
+            mode: FlowMode::default(),
+            weight_updates: WeightUpdates::default(),
+            scorer_batch: 16,
+            capacities: Capacities::default(),
+            threads: RoleThreads::default(),
+        }
+    }
+}
+
+/// How many items fit in each role's inbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacities {
+    /// Prompts that wait for a generator's slot.
+    pub prompts: usize,
+    /// Rollouts that wait for the reference scorer.
+    pub rollouts: usize,
+    /// Rollouts that wait for the reward scorer.
+    pub referenced: usize,
+    /// Rollouts that wait for the experience buffer.
+    pub scored: usize,
+    /// Batches that wait for the learner.
+    pub batches: usize,
+    /// Batches of pretraining text that wait for the learner.
+    pub pretrain_batches: usize,
+    /// Updates that wait to be recorded.
+    pub updates: usize,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self { prompts: 64, rollouts: 64, referenced: 64, scored: 64, batches: 1, pretrain_batches: 8, updates: 4 }
+    }
+}
+
+/// Threads of each role that computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleThreads {
+    /// Of each generator.
+    pub generator: usize,
+    /// Of the reference scorer.
+    pub reference_scorer: usize,
+    /// Of the reward scorer.
+    pub reward_scorer: usize,
+    /// Of the experience buffer.
+    pub experience_buffer: usize,
+    /// Of the learner.
+    pub learner: usize,
+}
+
+impl RoleThreads {
+    /// How many threads a role computes with; 0 shares those of the process.
+    pub fn of(&self, role: Role) -> usize {
+        match role {
+            Role::Generator => self.generator,
+            Role::ReferenceScorer => self.reference_scorer,
+            Role::RewardScorer => self.reward_scorer,
+            Role::ExperienceBuffer => self.experience_buffer,
+            Role::Learner => self.learner,
+            // They move data and compute nothing.
+            Role::PromptSource | Role::PretrainMixer | Role::Recorder => 0,
+        }
+    }
+}
+
+impl FlowConfig {
+    /// # Errors
+    /// A setting makes no sense; the message names its key.
+    pub fn validate(&self) -> Result<(), RunError> {
+        let capacities = &self.capacities;
+        for (key, value) in [
+            ("n_updates", self.n_updates),
+            ("batch_size", self.batch_size as u64),
+            ("scorer_batch", self.scorer_batch as u64),
+            ("capacities.prompts", capacities.prompts as u64),
+            ("capacities.rollouts", capacities.rollouts as u64),
+            ("capacities.referenced", capacities.referenced as u64),
+            ("capacities.scored", capacities.scored as u64),
+            ("capacities.batches", capacities.batches as u64),
+            ("capacities.pretrain_batches", capacities.pretrain_batches as u64),
+            ("capacities.updates", capacities.updates as u64),
+        ] {
+            if value == 0 {
+                return Err(RunError::Config(format!("{key} is 0, it must be at least 1")));
+            }
+        }
+        let too_many =
+            |keys: &str| RunError::Config(format!("{keys} are too large: their product does not fit 64 bits"));
+        self.n_updates.checked_mul(self.batch_size as u64).ok_or_else(|| too_many("n_updates and batch_size"))?;
+        self.max_staleness
+            .checked_add(1)
+            .and_then(|batches| batches.checked_mul(self.batch_size as u64))
+            .ok_or_else(|| too_many("max_staleness and batch_size"))?;
+        Ok(())
+    }
+
+    /// Rollouts that the whole run trains on.
+    pub fn n_rollouts(&self) -> u64 {
+        self.n_updates * self.batch_size as u64
+    }
+
+    /// Most tickets in flight: `(max_staleness + 1) * batch_size` (AReaL's rule, arXiv 2505.24298).
+    pub fn n_tickets(&self) -> u64 {
+        (self.max_staleness + 1) * self.batch_size as u64
+    }
+
+    /// What these settings promise about staleness, before anything runs.
+    pub fn staleness_bound(&self) -> StalenessBound {
+        let capacities = &self.capacities;
+        let batch = self.batch_size as u64;
+        // Behind the generators: the inboxes, what each scorer has in hand, the batch that fills, the batches that
+        // wait, and the one that is trained on.
+        let n_places = (capacities.rollouts + capacities.referenced + capacities.scored + 2 * self.scorer_batch) as u64
+            + batch
+            + batch.saturating_mul(capacities.batches as u64 + 1);
+        let n_ahead = n_places.min(self.n_tickets()) - 1;
+        StalenessBound {
+            n_tickets: self.n_tickets(),
+            n_places,
+            after_sampling: n_ahead / batch,
+            max_staleness: self.max_staleness,
+        }
+    }
+}
+
+/// What a flow's settings promise about staleness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StalenessBound {
+    /// Most prompts and rollouts in flight.
+    pub n_tickets: u64,
+    /// Rollouts that fit between the generators and the end of an update.
+    pub n_places: u64,
+    /// Most updates between a response's last token and the update that trains on it, from queueing alone.
+    pub after_sampling: u64,
+    /// Most updates between any token and the update that trains on it: what is older is dropped.
+    pub max_staleness: u64,
+}
+
+impl fmt::Display for StalenessBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "staleness: at most {} tickets in flight and {} places behind the generators, so a finished response waits \
+             for at most {} updates; one with a token sampled more than {} updates ago is dropped",
+            self.n_tickets, self.n_places, self.after_sampling, self.max_staleness
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capacity_of_zero_is_refused_by_its_key() {
+        let config =
+            FlowConfig { capacities: Capacities { scored: 0, ..Capacities::default() }, ..FlowConfig::default() };
+        assert_eq!(config.validate().unwrap_err().to_string(), "capacities.scored is 0, it must be at least 1");
+    }
+
+    #[test]
+    fn settings_whose_product_overflows_are_refused() {
+        let config = FlowConfig { max_staleness: u64::MAX, ..FlowConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("max_staleness and batch_size"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        assert!(toml::from_str::<FlowConfig>("batch_sise = 3").is_err());
+    }
+
+    #[test]
+    fn tickets_bound_staleness_where_capacities_do_not() {
+        let config = FlowConfig { batch_size: 4, max_staleness: 2, ..FlowConfig::default() };
+        assert_eq!(config.staleness_bound().after_sampling, 2);
+        let synchronous = FlowConfig { max_staleness: 0, ..config };
+        assert_eq!(synchronous.staleness_bound().after_sampling, 0);
+    }
+}

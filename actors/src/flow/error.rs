@@ -1,0 +1,28 @@
+//! How a run of the flow fails.
+
+use collimate_protocol::{PolicyVersion, RoleId, TicketCounts};
+
+/// Why a run did not come to its end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RunError {
+    /// A role failed or panicked, or none could go on. All others have ended.
+    #[error("{role} failed: {error} (at {version}; tickets: {tickets:?})")]
+    Role {
+        /// Who failed first.
+        role: RoleId,
+        /// With what.
+        error: String,
+        /// Updates done and published.
+        version: PolicyVersion,
+        /// The ledger at the end. What is in flight was in the failed role's hands.
+        tickets: TicketCounts,
+    },
+
+    /// A setting, or a part of the flow, makes no sense. Nothing has run.
+    #[error("{0}")]
+    Config(String),
+
+    /// The actors could not be started, or are gone.
+    #[error("the actors of the run: {0}")]
+    Actors(String),
+}

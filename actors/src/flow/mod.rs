@@ -1,0 +1,49 @@
+//! PPO as roles joined by bounded channels. A role is a [`Worker`]: a state machine that never blocks, run on a
+//! thread of its own or in turn with all others on one ([`driver`]). Who starts, stops and watches them is in
+//! [`control`](crate::control).
+//!
+//! ```text
+//! PromptSource --Prompt--> Generator xN --Rollout--> ReferenceScorer --ReferencedRollout--> RewardScorer --ScoredRollout--> ExperienceBuffer
+//!      ^ ticket                ^                                                                                                |
+//!      |                       | newest snapshot                                                                  ExperienceBatch
+//!      |                       +------------------------------- Learner <---------------------------------------------------+
+//!      |                                                          |  ^-- PretrainBatch -- PretrainMixer
+//!      +-- the ticket comes home: trained, or dropped             +--> Recorder
+//! ```
+//!
+//! In the order of the flow:
+//!
+//! - [`prompt_source`], `generator`, `scorer` with `reference_scorer` and `reward_scorer`,
+//!   `experience_buffer`, `pretrain_mixer`, `learner`, [`recorder`]: the roles.
+//! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate. [`latest`]: the weights' way back.
+//! - [`counters`]: what status and metrics are made of.
+//! - [`wiring`]: one function that builds the graph.
+//!
+//! Three promises: `issued = trained + dropped + in flight` at every moment; no token is trained on that is older
+//! than `max_staleness`; the run ends, with an outcome or with the first error, whatever happens to any role.
+
+pub mod config;
+pub mod counters;
+pub mod driver;
+pub mod error;
+mod experience_buffer;
+mod generator;
+pub mod hop;
+pub mod latest;
+mod learner;
+pub mod ledger;
+mod pretrain_mixer;
+pub mod prompt_source;
+pub mod recorder;
+mod reference_scorer;
+mod reward_scorer;
+mod scorer;
+pub mod wiring;
+pub mod worker;
+
+pub use config::{Capacities, FlowConfig, FlowMode, RoleThreads, StalenessBound, WeightUpdates};
+pub use error::RunError;
+pub use prompt_source::PromptSupply;
+pub use recorder::{NoSink, RunSink};
+pub use wiring::{FlowOutcome, Graph, PpoFlow};
+pub use worker::{Step, Worker};

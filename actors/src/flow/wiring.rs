@@ -1,0 +1,338 @@
+//! Builds the graph, last to first: a role knows only what comes after it.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use collimate_protocol::messages::RoleReport;
+use collimate_protocol::roles::{
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler, Trainer,
+};
+use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
+
+use crossbeam_channel::{never, unbounded};
+
+use super::config::{FlowConfig, FlowMode};
+use super::counters::{FlowMeter, FlowState, RoleCounters};
+use super::driver::{Seat, run_in_turn};
+use super::error::RunError;
+use super::experience_buffer::{BatchFiller, ExperienceBuffer};
+use super::generator::{Generator, GeneratorParts};
+use super::hop::hop;
+use super::latest::Latest;
+use super::learner::{Learner, PretrainStock, TrainerSlot};
+use super::ledger::TicketOffice;
+use super::pretrain_mixer::PretrainMixer;
+use super::prompt_source::{PromptSource, PromptSupply};
+use super::recorder::{Recorder, RunSink};
+use super::reference_scorer::ReferenceScore;
+use super::reward_scorer::RewardScore;
+use super::scorer::Scorer;
+use super::worker::Worker;
+
+/// What plays the roles of PPO: models, fakes, or your own. `W` is whatever the models call their weights.
+pub struct PpoFlow<W, T> {
+    /// What is sampled from.
+    pub prompts: PromptSupply,
+    /// One for each generator.
+    pub samplers: Vec<Box<dyn Sampler<W>>>,
+    /// The frozen SFT model.
+    pub reference: Box<dyn ReferencePolicy>,
+    /// What gives the scores.
+    pub reward: Box<dyn RewardFunction>,
+    /// For the text that the reward function sees.
+    pub detokenizer: Arc<dyn Detokenizer>,
+    /// Makes advantages and returns.
+    pub experience_maker: Box<dyn ExperienceMaker<W>>,
+    /// Pretraining text. Needed if the trainer takes any (PPO-ptx), unused if not.
+    pub pretrain: Option<Box<dyn PretrainSource>>,
+    /// Policy and value model in training; handed back in the outcome.
+    pub trainer: T,
+    /// What writes updates down.
+    pub sink: Box<dyn RunSink>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct FlowOutcome<W, T> {
+    /// Updates done.
+    pub version: PolicyVersion,
+    /// The ledger at the end: nothing is in flight.
+    pub tickets: TicketCounts,
+    /// Whether the run was told to stop before all updates were done.
+    pub stopped: bool,
+    /// Updates that could not be recorded.
+    pub n_sink_failures: u64,
+    /// Seconds from wiring to end.
+    pub elapsed_s: f64,
+    /// The last published weights.
+    pub snapshot: Snapshot<W>,
+    /// The trainer as the last update left it.
+    pub trainer: T,
+}
+
+/// The workers of a flow, joined and not yet running.
+pub struct Graph<W, T> {
+    pub(crate) config: FlowConfig,
+    /// In the order of the flow.
+    pub(crate) workers: Vec<Box<dyn Worker>>,
+    pub(crate) state: Arc<FlowState>,
+    pub(crate) remains: Remains<W, T>,
+}
+
+impl<W, T> std::fmt::Debug for Graph<W, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let roles: Vec<RoleId> = self.workers.iter().map(|worker| worker.role()).collect();
+        f.debug_struct("Graph").field("workers", &roles).finish_non_exhaustive()
+    }
+}
+
+impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
+    /// Joins the roles.
+    ///
+    /// # Errors
+    /// A setting or a part makes no sense. Nothing has run.
+    pub fn wire(self, config: &FlowConfig) -> Result<Graph<W, T>, RunError> {
+        config.validate()?;
+        if self.samplers.is_empty() {
+            return Err(RunError::Config("there is no generator".to_owned()));
+        }
+        let Self { prompts, samplers, reference, reward, detokenizer, experience_maker, pretrain, trainer, sink } =
+            self;
+        let n_pretrain = trainer.pretrain_batches_per_update();
+        let pretrain = match pretrain {
+            Some(source) if n_pretrain > 0 => Some(source),
+            None if n_pretrain > 0 => {
+                return Err(RunError::Config(format!(
+                    "the trainer takes {n_pretrain} batches of pretraining text an update, but there is no text"
+                )));
+            }
+            _ => None,
+        };
+        let first = trainer.snapshot().map_err(|error| RunError::Config(format!("the first snapshot: {error}")))?;
+        let version = first.version;
+        let latest = Latest::new(first);
+        let trainer_slot: TrainerSlot<T> = Arc::new(Mutex::new(None));
+        let (office, came_home) = TicketOffice::open(config);
+
+        let capacities = &config.capacities;
+        let (prompts_out, prompts_in) = hop(capacities.prompts);
+        let (rollouts_out, rollouts_in) = hop(capacities.rollouts);
+        let (referenced_out, referenced_in) = hop(capacities.referenced);
+        let (scored_out, scored_in) = hop(capacities.scored);
+        let (batches_out, batches_in) = hop(capacities.batches);
+        let (pretrain_out, pretrain_in) = hop(capacities.pretrain_batches);
+        let (trained_out, trained_in) = hop(capacities.updates);
+
+        let started = Instant::now();
+        let counted = |role, idx| Arc::new(RoleCounters::new(RoleId { role, idx }, started));
+        let source_counters = counted(Role::PromptSource, 0);
+        let generator_counters: Vec<_> = (0..samplers.len()).map(|idx| counted(Role::Generator, idx)).collect();
+        let reference_counters = counted(Role::ReferenceScorer, 0);
+        let reward_counters = counted(Role::RewardScorer, 0);
+        let buffer_counters = counted(Role::ExperienceBuffer, 0);
+        let mixer_counters = pretrain.is_some().then(|| counted(Role::PretrainMixer, 0));
+        let learner_counters = counted(Role::Learner, 0);
+        let recorder_counters = counted(Role::Recorder, 0);
+
+        let mut gauges = vec![
+            (Role::Generator, prompts_in.gauge()),
+            (Role::ReferenceScorer, rollouts_in.gauge()),
+            (Role::RewardScorer, referenced_in.gauge()),
+            (Role::ExperienceBuffer, scored_in.gauge()),
+            (Role::Learner, batches_in.gauge()),
+            (Role::Recorder, trained_in.gauge()),
+        ];
+        if pretrain.is_some() {
+            gauges.push((Role::PretrainMixer, pretrain_in.gauge()));
+        }
+        let mut counters = vec![source_counters.clone()];
+        counters.extend(generator_counters.iter().cloned());
+        counters.extend([reference_counters.clone(), reward_counters.clone(), buffer_counters.clone()]);
+        counters.extend(mixer_counters.clone());
+        counters.extend([learner_counters.clone(), recorder_counters.clone()]);
+        let state = Arc::new(FlowState {
+            n_updates: config.n_updates,
+            office: office.clone(),
+            counters,
+            gauges,
+            started,
+            version: AtomicU64::new(version.0),
+            n_sink_failures: AtomicU64::new(0),
+        });
+
+        let recorder = Recorder {
+            sink,
+            trained: trained_in,
+            state: state.clone(),
+            events: Vec::new(),
+            counters: recorder_counters,
+            is_stopping: false,
+        };
+        let learner = Learner {
+            trainer: Some(trainer),
+            trainer_slot: trainer_slot.clone(),
+            version,
+            latest: latest.clone(),
+            batches: batches_in,
+            batch: None,
+            pretrain: pretrain.is_some().then(|| PretrainStock {
+                inlet: pretrain_in,
+                n_per_update: n_pretrain,
+                stock: Vec::new(),
+            }),
+            trained: trained_out,
+            state: state.clone(),
+            mode: config.mode,
+            meter: FlowMeter::new(state.clone()),
+            counters: learner_counters,
+            is_stopping: false,
+        };
+        let mixer = pretrain.zip(mixer_counters).map(|(source, counters)| PretrainMixer {
+            source,
+            n_left: config.n_updates * n_pretrain as u64,
+            batches: pretrain_out,
+            counters,
+            is_stopping: false,
+        });
+        let buffer = ExperienceBuffer {
+            filler: BatchFiller::new(config.batch_size, config.max_staleness, version),
+            maker: experience_maker,
+            latest: latest.clone(),
+            office: office.clone(),
+            scored: scored_in,
+            batches: batches_out,
+            counters: buffer_counters,
+            is_stopping: false,
+        };
+        let reward_scorer = Scorer {
+            score: RewardScore { reward, detokenizer },
+            scorer_batch: config.scorer_batch,
+            office: office.clone(),
+            unscored: referenced_in,
+            scored: scored_out,
+            counters: reward_counters,
+            is_stopping: false,
+        };
+        let reference_scorer = Scorer {
+            score: ReferenceScore { reference },
+            scorer_batch: config.scorer_batch,
+            office: office.clone(),
+            unscored: rollouts_in,
+            scored: referenced_out,
+            counters: reference_counters,
+            is_stopping: false,
+        };
+        let generators = samplers.into_iter().zip(generator_counters).enumerate().map(|(idx, (sampler, counters))| {
+            Generator::new(GeneratorParts {
+                role: RoleId { role: Role::Generator, idx },
+                sampler,
+                latest: latest.clone(),
+                weight_updates: config.weight_updates,
+                office: office.clone(),
+                prompts: prompts_in.clone(),
+                rollouts: rollouts_out.another(),
+                counters,
+            })
+        });
+        let source = PromptSource {
+            supply: prompts,
+            office: office.clone(),
+            came_home,
+            prompts: prompts_out,
+            counters: source_counters,
+            is_stopping: false,
+        };
+
+        let mut workers: Vec<Box<dyn Worker>> = vec![Box::new(source)];
+        workers.extend(generators.map(|generator| Box::new(generator) as Box<dyn Worker>));
+        workers.extend([Box::new(reference_scorer) as Box<dyn Worker>, Box::new(reward_scorer), Box::new(buffer)]);
+        workers.extend(mixer.map(|mixer| Box::new(mixer) as Box<dyn Worker>));
+        workers.extend([Box::new(learner) as Box<dyn Worker>, Box::new(recorder)]);
+        let remains = Remains { state: state.clone(), latest, trainer_slot };
+        Ok(Graph { config: config.clone(), workers, state, remains })
+    }
+}
+
+impl<W, T> Graph<W, T> {
+    /// What can be watched while it runs.
+    pub fn state(&self) -> Arc<FlowState> {
+        self.state.clone()
+    }
+
+    /// Puts each worker into another: a simulation that delays it, a test that watches it.
+    pub fn map_workers(mut self, wrap: impl FnMut(Box<dyn Worker>) -> Box<dyn Worker>) -> Self {
+        self.workers = self.workers.into_iter().map(wrap).collect();
+        self
+    }
+
+    /// The settings that it was wired by.
+    pub fn config(&self) -> &FlowConfig {
+        &self.config
+    }
+
+    /// Runs the flow on this thread to its end, in turn as in a deterministic run, without actors: for simulations
+    /// and tests. Returns what was reported, in order, too.
+    pub fn run_here(self) -> (Vec<RoleReport>, Result<FlowOutcome<W, T>, RunError>) {
+        let (reported, reports) = unbounded();
+        // Nobody commands, but a command channel without its sender would be an order to stop.
+        let (_commands, commanded) = unbounded();
+        let seat = |(worker, counters): (Box<dyn Worker>, &Arc<RoleCounters>)| {
+            let reported = reported.clone();
+            let report = Box::new(move |report| drop(reported.send(report)));
+            Seat::new(worker, counters.clone(), None, commanded.clone(), report)
+        };
+        let seats = self.workers.into_iter().zip(&self.state.counters).map(seat).collect();
+        run_in_turn(seats, never(), &self.state);
+        let reports: Vec<RoleReport> = reports.try_iter().collect();
+        let failure = reports.iter().find_map(|report| match report {
+            RoleReport::Failed(role, error) => Some((*role, error.clone())),
+            _ => None,
+        });
+        let result = match failure {
+            Some((role, error)) => {
+                let (version, tickets) = (self.state.version(), self.state.office.counts());
+                Err(RunError::Role { role, error, version, tickets })
+            }
+            None => self.remains.outcome(),
+        };
+        (reports, result)
+    }
+
+    pub(crate) fn pool(&self, role: RoleId) -> Result<Option<rayon::ThreadPool>, RunError> {
+        let n_threads = self.config.threads.of(role.role);
+        if n_threads == 0 || self.config.mode == FlowMode::Deterministic {
+            return Ok(None);
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .thread_name(move |idx| format!("{role}/{idx}"))
+            .build()
+            .map(Some)
+            .map_err(|error| RunError::Config(format!("threads.{}: {error}", role.role.name())))
+    }
+}
+
+/// What a run leaves behind, wherever its workers have run.
+pub(crate) struct Remains<W, T> {
+    state: Arc<FlowState>,
+    latest: Latest<W>,
+    trainer_slot: TrainerSlot<T>,
+}
+
+impl<W, T> Remains<W, T> {
+    /// The outcome of a run whose workers have all ended in good order.
+    pub fn outcome(self) -> Result<FlowOutcome<W, T>, RunError> {
+        let trainer = self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let trainer = trainer.ok_or_else(|| RunError::Actors("the learner ended without its trainer".to_owned()))?;
+        Ok(FlowOutcome {
+            version: self.state.version(),
+            tickets: self.state.office.counts(),
+            stopped: !self.state.office.is_complete(),
+            n_sink_failures: self.state.n_sink_failures.load(std::sync::atomic::Ordering::Relaxed),
+            elapsed_s: self.state.started.elapsed().as_secs_f64(),
+            snapshot: self.latest.newest(),
+            trainer,
+        })
+    }
+}

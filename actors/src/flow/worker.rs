@@ -1,0 +1,52 @@
+//! What a driver runs: a role as a state machine that never blocks.
+
+use collimate_protocol::messages::RunEvent;
+use collimate_protocol::{RoleError, RoleId};
+use crossbeam_channel::Select;
+
+use super::ledger::TicketOffice;
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something was done; more may be possible at once.
+    Progressed,
+    /// Nothing can be done before another role has done something.
+    Starved,
+    /// All is done. Not to be stepped again; dropping the worker tells the next role that nothing more comes.
+    Finished,
+}
+
+/// A role at work. The same worker runs on a thread of its own or in turn with all others on one.
+///
+/// An end of the data is what finishes a worker, and an upstream that is gone is not enough for that: it may have
+/// crashed. Only with the ledger complete, or after [`stop`](Worker::stop), is nothing more to come.
+pub trait Worker: Send {
+    /// Who this is.
+    fn role(&self) -> RoleId;
+
+    /// Does the next piece of work, if there is any, without waiting for anybody.
+    ///
+    /// # Errors
+    /// The role can't go on; the run fails.
+    fn step(&mut self) -> Result<Step, RoleError>;
+
+    /// Registers what would let a starved worker go on.
+    fn wait<'a>(&'a self, select: &mut Select<'a>);
+
+    /// From now on steps finish nothing but send every ticket home, until all upstream is gone.
+    fn stop(&mut self);
+
+    /// What the run's listeners are to hear, since the last call.
+    fn take_events(&mut self) -> Vec<RunEvent> {
+        Vec::new()
+    }
+
+    /// What is in hand, in words: for the report of a flow that is stuck.
+    fn describe(&self) -> String;
+}
+
+/// What a worker without work does once its upstream is gone.
+pub(super) fn at_the_end(office: &TicketOffice) -> Step {
+    if office.is_complete() { Step::Finished } else { Step::Starved }
+}

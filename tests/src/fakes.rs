@@ -1,0 +1,300 @@
+//! Fake roles. Weights are one number; every token, log-probability, score and update is a hash of what it depends
+//! on, so that any mix-up changes a number and two runs can be compared exactly.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use collimate_protocol::records::TrainMetrics;
+use collimate_protocol::roles::{
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
+};
+use collimate_protocol::{
+    Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, RoleError, Rollout, ScoredRollout,
+    Snapshot, Ticket,
+};
+
+/// The fakes' weights.
+pub type FakeWeights = u64;
+
+/// A hash of some numbers (SplitMix64's finaliser over a running sum).
+pub fn hash(numbers: &[u64]) -> u64 {
+    numbers.iter().fold(0x9e37_79b9_7f4a_7c15, |state, &number| {
+        let mut z = state.wrapping_add(number.wrapping_mul(0xbf58_476d_1ce4_e5b9)).wrapping_add(1);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
+/// A share of the hashes, in thousandths.
+fn falls_within(hash: u64, per_mille: u64) -> bool {
+    hash % 1000 < per_mille
+}
+
+/// A number in (-1, 0) from a hash: a log-probability.
+fn negative_fraction(hash: u64) -> f32 {
+    -(((hash % 1000) + 1) as f32) / 1001.0
+}
+
+/// The token that weights `policy` give a sample at `position`.
+pub fn fake_token(ticket: Ticket, position: usize, policy: FakeWeights) -> u32 {
+    (hash(&[ticket.prompt_id.0, ticket.sample_idx.into(), position as u64, policy]) % 64) as u32
+}
+
+/// Response lengths, as a function of prompt and sample index.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// Shortest.
+    pub min: usize,
+    /// Longest, stragglers aside.
+    pub max: usize,
+    /// Share of stragglers, in thousandths.
+    pub stragglers_per_mille: u64,
+    /// How many times as long a straggler is.
+    pub straggler_factor: usize,
+}
+
+impl Lengths {
+    /// Every response this long.
+    pub fn all(n: usize) -> Self {
+        Self { min: n, max: n, stragglers_per_mille: 0, straggler_factor: 1 }
+    }
+
+    /// The length of a ticket's response.
+    pub fn of(&self, ticket: Ticket) -> usize {
+        let h = hash(&[7, ticket.prompt_id.0, ticket.sample_idx.into()]);
+        let length = self.min + (h % (self.max - self.min + 1) as u64) as usize;
+        if falls_within(h >> 32, self.stragglers_per_mille) { length * self.straggler_factor } else { length }
+    }
+}
+
+/// What the fakes write down for a test to read.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Every batch that was trained on, in order.
+    pub batches: Vec<ExperienceBatch>,
+    /// The pretraining batches that went with each.
+    pub pretrain: Vec<Vec<PretrainBatch>>,
+    /// The policy's weights that were published, by version.
+    pub published: BTreeMap<PolicyVersion, FakeWeights>,
+    /// Each load of weights by a sampler.
+    pub loads: Vec<(PolicyVersion, FakeWeights)>,
+}
+
+/// A log that fakes and test share.
+#[derive(Clone, Debug, Default)]
+pub struct SharedLog(Arc<Mutex<Log>>);
+
+impl SharedLog {
+    /// The log as it is.
+    pub fn read(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Samples one token a step for each response in progress.
+#[derive(Debug)]
+pub struct FakeSampler {
+    n_slots: usize,
+    lengths: Lengths,
+    weights: Option<Snapshot<FakeWeights>>,
+    running: Vec<Rollout>,
+    log: SharedLog,
+}
+
+impl FakeSampler {
+    /// A sampler with some slots.
+    pub fn new(n_slots: usize, lengths: Lengths, log: SharedLog) -> Self {
+        Self { n_slots, lengths, weights: None, running: Vec::new(), log }
+    }
+
+    fn has_ended(&self, rollout: &Rollout) -> bool {
+        rollout.response.len() >= self.lengths.of(rollout.prompt.ticket)
+    }
+}
+
+impl Sampler<FakeWeights> for FakeSampler {
+    fn load(&mut self, snapshot: &Snapshot<FakeWeights>) -> Result<(), RoleError> {
+        self.log.read().loads.push((snapshot.version, *snapshot.policy));
+        self.weights = Some(snapshot.clone());
+        Ok(())
+    }
+
+    fn n_free_slots(&self) -> usize {
+        self.n_slots - self.running.len()
+    }
+
+    fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
+    fn admit(&mut self, prompt: Prompt) -> Result<(), RoleError> {
+        assert!(self.n_free_slots() > 0 && self.weights.is_some(), "admitted without a slot or without weights");
+        self.running.push(Rollout {
+            prompt,
+            response: Vec::new(),
+            logprobs: Vec::new(),
+            versions: Vec::new(),
+            entropies: Vec::new(),
+            finish: FinishReason::Length,
+        });
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Vec<Rollout>, RoleError> {
+        let Some(weights) = &self.weights else { return Err("stepped without weights".into()) };
+        for rollout in &mut self.running {
+            let (ticket, position) = (rollout.prompt.ticket, rollout.response.len());
+            if position >= self.lengths.of(ticket) {
+                continue;
+            }
+            let token = fake_token(ticket, position, *weights.policy);
+            rollout.response.push(token);
+            rollout.logprobs.push(negative_fraction(hash(&[1, token.into(), *weights.policy])));
+            rollout.versions.push(weights.version);
+            rollout.entropies.push(1.0);
+        }
+        let (ended, running) = std::mem::take(&mut self.running).into_iter().partition(|r| self.has_ended(r));
+        self.running = running;
+        Ok(ended)
+    }
+
+    fn abort(&mut self) -> Vec<Prompt> {
+        self.running.drain(..).map(|rollout| rollout.prompt).collect()
+    }
+}
+
+/// A reference whose numbers are not finite for some samples.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakeReference {
+    /// Share of samples with a NaN, in thousandths.
+    pub nan_per_mille: u64,
+}
+
+impl ReferencePolicy for FakeReference {
+    fn logprobs(&mut self, rollouts: &[Rollout]) -> Result<Vec<Vec<f32>>, RoleError> {
+        let of = |rollout: &Rollout| {
+            let ticket = rollout.prompt.ticket;
+            let is_nan = falls_within(hash(&[3, ticket.id.0]), self.nan_per_mille);
+            let logprob = |&token: &u32| if is_nan { f32::NAN } else { negative_fraction(hash(&[2, token.into()])) };
+            rollout.response.iter().map(logprob).collect()
+        };
+        Ok(rollouts.iter().map(of).collect())
+    }
+}
+
+/// Scores by a hash of the tokens; checks that the text fits them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakeReward;
+
+impl RewardFunction for FakeReward {
+    fn scores(&mut self, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError> {
+        let score = |request: &RewardRequest| {
+            assert_eq!(request.response, FakeDetokenizer::text(&request.response_tokens));
+            let tokens: Vec<u64> = request.response_tokens.iter().map(|&token| token.into()).collect();
+            negative_fraction(hash(&tokens)) + 0.5
+        };
+        Ok(requests.iter().map(score).collect())
+    }
+}
+
+/// Tokens as numbers, separated by spaces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakeDetokenizer;
+
+impl FakeDetokenizer {
+    fn text(tokens: &[u32]) -> String {
+        tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Detokenizer for FakeDetokenizer {
+    fn decode(&self, tokens: &[u32]) -> Result<String, RoleError> {
+        Ok(Self::text(tokens))
+    }
+}
+
+/// Values are a function of the value weights; advantages are the score less the value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakeExperienceMaker;
+
+impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
+    fn assemble(
+        &mut self,
+        version: PolicyVersion,
+        rollouts: Vec<ScoredRollout>,
+        snapshot: &Snapshot<FakeWeights>,
+    ) -> Result<ExperienceBatch, RoleError> {
+        let value = negative_fraction(*snapshot.value);
+        let experience = |scored: ScoredRollout| {
+            let n = scored.rollout.response.len();
+            let advantages = vec![scored.score - value; n];
+            let returns = vec![scored.score; n];
+            Experience { rewards: vec![0.0; n], values: vec![value; n], advantages, returns, scored }
+        };
+        Ok(ExperienceBatch { version, experiences: rollouts.into_iter().map(experience).collect(), kl_coef: 0.1 })
+    }
+}
+
+/// Counts up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakePretrain {
+    n_cut: u32,
+}
+
+impl PretrainSource for FakePretrain {
+    fn next_batch(&mut self) -> Result<PretrainBatch, RoleError> {
+        self.n_cut += 1;
+        Ok(PretrainBatch { sequences: vec![vec![self.n_cut; 3]] })
+    }
+}
+
+/// Folds everything that it is trained on into its weights.
+#[derive(Debug)]
+pub struct FakeTrainer {
+    /// The weights now.
+    pub weights: FakeWeights,
+    /// Updates done.
+    pub version: PolicyVersion,
+    n_pretrain: usize,
+    log: SharedLog,
+}
+
+impl FakeTrainer {
+    /// A trainer that takes `n_pretrain` batches of text an update.
+    pub fn new(n_pretrain: usize, log: SharedLog) -> Self {
+        Self { weights: 1, version: PolicyVersion(0), n_pretrain, log }
+    }
+}
+
+impl Trainer<FakeWeights> for FakeTrainer {
+    fn pretrain_batches_per_update(&self) -> usize {
+        self.n_pretrain
+    }
+
+    fn update(&mut self, batch: &ExperienceBatch, pretrain: &[PretrainBatch]) -> Result<TrainMetrics, RoleError> {
+        assert_eq!(pretrain.len(), self.n_pretrain);
+        for experience in &batch.experiences {
+            let rollout = &experience.scored.rollout;
+            for ((token, version), advantage) in
+                rollout.response.iter().zip(&rollout.versions).zip(&experience.advantages)
+            {
+                self.weights = hash(&[self.weights, (*token).into(), version.0, advantage.to_bits().into()]);
+            }
+        }
+        for token in pretrain.iter().flat_map(|batch| batch.sequences.iter().flatten()) {
+            self.weights = hash(&[self.weights, (*token).into()]);
+        }
+        self.version = self.version.next();
+        let mut log = self.log.read();
+        log.batches.push(batch.clone());
+        log.pretrain.push(pretrain.to_vec());
+        Ok(TrainMetrics { policy_loss: negative_fraction(self.weights).into(), n_steps: 1, ..TrainMetrics::default() })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot<FakeWeights>, RoleError> {
+        self.log.read().published.insert(self.version, self.weights);
+        let (policy, value) = (Arc::new(self.weights), Arc::new(hash(&[self.weights])));
+        Ok(Snapshot { version: self.version, policy, value })
+    }
+}

@@ -1,0 +1,199 @@
+//! Workers around workers. They stand where the real ones do, so that the flow itself is what is tested.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use collimate::flow::counters::FlowState;
+use collimate::flow::{FlowConfig, Step, Worker};
+use collimate_protocol::messages::RunEvent;
+use collimate_protocol::{RoleError, RoleId};
+use crossbeam_channel::Select;
+
+use crate::fakes::hash;
+
+/// What a wrapper does before and after each step of what it wraps.
+trait Around: Send {
+    /// `None` to let the step happen.
+    fn before(&mut self, worker: &mut dyn Worker) -> Option<Result<Step, RoleError>>;
+
+    /// Sees the step.
+    fn after(&mut self, _step: &Result<Step, RoleError>) {}
+}
+
+struct Wrapped<A> {
+    worker: Box<dyn Worker>,
+    around: A,
+}
+
+impl<A: Around> Worker for Wrapped<A> {
+    fn role(&self) -> RoleId {
+        self.worker.role()
+    }
+
+    fn step(&mut self) -> Result<Step, RoleError> {
+        if let Some(step) = self.around.before(&mut *self.worker) {
+            return step;
+        }
+        let step = self.worker.step();
+        self.around.after(&step);
+        step
+    }
+
+    fn wait<'a>(&'a self, select: &mut Select<'a>) {
+        self.worker.wait(select);
+    }
+
+    fn stop(&mut self) {
+        self.worker.stop();
+    }
+
+    fn take_events(&mut self) -> Vec<RunEvent> {
+        self.worker.take_events()
+    }
+
+    fn describe(&self) -> String {
+        self.worker.describe()
+    }
+}
+
+struct Delay {
+    seed: u64,
+    longest: u64,
+    n_steps: u64,
+    left: u64,
+}
+
+impl Around for Delay {
+    fn before(&mut self, _: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
+        // A worker that computes is not starved.
+        let is_busy = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_busy.then_some(Ok(Step::Progressed))
+    }
+
+    fn after(&mut self, step: &Result<Step, RoleError>) {
+        self.n_steps += 1;
+        if matches!(step, Ok(Step::Progressed)) {
+            self.left = hash(&[self.seed, self.n_steps]) % (self.longest + 1);
+        }
+    }
+}
+
+/// Each step takes 0 to `longest` turns more than one: a fake duration, without a clock.
+pub fn delayed(worker: Box<dyn Worker>, seed: u64, longest: u64) -> Box<dyn Worker> {
+    Box::new(Wrapped { worker, around: Delay { seed, longest, n_steps: 0, left: 0 } })
+}
+
+struct Watch {
+    state: Arc<FlowState>,
+    most_in_flight: u64,
+    n_wanted: u64,
+    n_steps: Arc<AtomicU64>,
+    most_steps: u64,
+}
+
+impl Around for Watch {
+    fn before(&mut self, _: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
+        None
+    }
+
+    fn after(&mut self, _: &Result<Step, RoleError>) {
+        let counts = self.state.office.counts();
+        assert!(counts.is_conserved(), "{counts:?}");
+        assert!(counts.in_flight <= self.most_in_flight, "{counts:?}");
+        assert!(counts.trained + counts.in_flight <= self.n_wanted, "{counts:?}");
+        let n_steps = self.n_steps.fetch_add(1, Ordering::Relaxed);
+        assert!(n_steps < self.most_steps, "the run goes on for ever: {}", self.state.describe());
+    }
+}
+
+/// Checks the ledger's law after each step, and that all workers together end within `most_steps`.
+pub fn watched(
+    state: Arc<FlowState>,
+    config: &FlowConfig,
+    most_steps: u64,
+) -> impl FnMut(Box<dyn Worker>) -> Box<dyn Worker> {
+    let (most_in_flight, n_wanted) = (config.n_tickets(), config.n_rollouts());
+    let n_steps = Arc::new(AtomicU64::new(0));
+    move |worker| {
+        let (state, n_steps) = (state.clone(), n_steps.clone());
+        Box::new(Wrapped { worker, around: Watch { state, most_in_flight, n_wanted, n_steps, most_steps } })
+    }
+}
+
+struct StopAt {
+    n_steps: Arc<AtomicU64>,
+    at: u64,
+    is_told: bool,
+}
+
+impl Around for StopAt {
+    fn before(&mut self, worker: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
+        if self.n_steps.fetch_add(1, Ordering::Relaxed) >= self.at && !self.is_told {
+            self.is_told = true;
+            worker.stop();
+        }
+        None
+    }
+}
+
+/// Tells each worker to stop at its first turn after `at` turns of all together.
+pub fn stopped_at(at: u64) -> impl FnMut(Box<dyn Worker>) -> Box<dyn Worker> {
+    let n_steps = Arc::new(AtomicU64::new(0));
+    move |worker| Box::new(Wrapped { worker, around: StopAt { n_steps: n_steps.clone(), at, is_told: false } })
+}
+
+/// How a worker is made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It panics.
+    Panic,
+    /// It returns an error.
+    Error,
+    /// It never does anything again.
+    Stall,
+}
+
+struct FailAt {
+    fault: Fault,
+    /// Progress made before it fails.
+    n_left: u64,
+    has_failed: Arc<AtomicBool>,
+}
+
+impl Around for FailAt {
+    fn before(&mut self, _: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
+        if self.n_left > 0 {
+            return None;
+        }
+        self.has_failed.store(true, Ordering::Relaxed);
+        match self.fault {
+            Fault::Panic => panic!("injected panic"),
+            Fault::Error => Some(Err("injected error".into())),
+            Fault::Stall => Some(Ok(Step::Starved)),
+        }
+    }
+
+    fn after(&mut self, step: &Result<Step, RoleError>) {
+        if matches!(step, Ok(Step::Progressed)) {
+            self.n_left -= 1;
+        }
+    }
+}
+
+/// Makes `role` fail once it has made progress `after` times; the flag says whether that happened.
+pub fn failing(
+    role: RoleId,
+    fault: Fault,
+    after: u64,
+) -> (Arc<AtomicBool>, impl FnMut(Box<dyn Worker>) -> Box<dyn Worker>) {
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let shared = has_failed.clone();
+    let wrap = move |worker: Box<dyn Worker>| -> Box<dyn Worker> {
+        if worker.role() != role {
+            return worker;
+        }
+        Box::new(Wrapped { worker, around: FailAt { fault, n_left: after, has_failed: shared.clone() } })
+    };
+    (has_failed, wrap)
+}
