@@ -18,6 +18,14 @@ trait Around: Send {
 
     /// Sees the step.
     fn after(&mut self, _step: &Result<Step, RoleError>) {}
+
+    /// Sees the command to stop.
+    fn stopping(&mut self) {}
+
+    /// Whether nothing but a command lets the worker go on.
+    fn is_asleep(&self) -> bool {
+        false
+    }
 }
 
 struct Wrapped<A> {
@@ -40,10 +48,13 @@ impl<A: Around> Worker for Wrapped<A> {
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
-        self.worker.wait(select);
+        if !self.around.is_asleep() {
+            self.worker.wait(select);
+        }
     }
 
     fn stop(&mut self) {
+        self.around.stopping();
         self.worker.stop();
     }
 
@@ -132,6 +143,8 @@ impl Around for StopAt {
         if self.n_steps.fetch_add(1, Ordering::Relaxed) >= self.at && !self.is_told {
             self.is_told = true;
             worker.stop();
+            // The order has come to one more of them: something has happened.
+            return Some(Ok(Step::Progressed));
         }
         None
     }
@@ -150,7 +163,7 @@ pub enum Fault {
     Panic,
     /// It returns an error.
     Error,
-    /// It never does anything again.
+    /// It does nothing more until it is told to stop.
     Stall,
 }
 
@@ -159,11 +172,12 @@ struct FailAt {
     /// Progress made before it fails.
     n_left: u64,
     has_failed: Arc<AtomicBool>,
+    is_stopping: bool,
 }
 
 impl Around for FailAt {
     fn before(&mut self, _: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
-        if self.n_left > 0 {
+        if self.n_left > 0 || self.is_stopping {
             return None;
         }
         self.has_failed.store(true, Ordering::Relaxed);
@@ -176,12 +190,21 @@ impl Around for FailAt {
 
     fn after(&mut self, step: &Result<Step, RoleError>) {
         if matches!(step, Ok(Step::Progressed)) {
-            self.n_left -= 1;
+            self.n_left = self.n_left.saturating_sub(1);
         }
+    }
+
+    fn stopping(&mut self) {
+        self.is_stopping = true;
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.n_left == 0 && self.fault == Fault::Stall && !self.is_stopping
     }
 }
 
-/// Makes `role` fail once it has made progress `after` times; the flag says whether that happened.
+/// Makes `role` fail once it has made progress `after` times, unless it is told to stop before; the flag says whether
+/// that happened.
 pub fn failing(
     role: RoleId,
     fault: Fault,
@@ -193,7 +216,10 @@ pub fn failing(
         if worker.role() != role {
             return worker;
         }
-        Box::new(Wrapped { worker, around: FailAt { fault, n_left: after, has_failed: shared.clone() } })
+        Box::new(Wrapped {
+            worker,
+            around: FailAt { fault, n_left: after, has_failed: shared.clone(), is_stopping: false },
+        })
     };
     (has_failed, wrap)
 }

@@ -22,6 +22,8 @@ pub struct Seat {
     commands: Receiver<RoleCommand>,
     report: Box<dyn Fn(RoleReport) + Send>,
     is_paused: bool,
+    /// Told to stop, or failed: the run ends for all.
+    is_stopping: bool,
     /// Whoever commanded is gone; there is nothing to wait for on that side.
     is_orphaned: bool,
 }
@@ -46,7 +48,17 @@ impl Seat {
         report: Box<dyn Fn(RoleReport) + Send>,
     ) -> Self {
         let role = worker.role();
-        Self { role, worker: Some(worker), counters, pool, commands, report, is_paused: false, is_orphaned: false }
+        Self {
+            role,
+            worker: Some(worker),
+            counters,
+            pool,
+            commands,
+            report,
+            is_paused: false,
+            is_stopping: false,
+            is_orphaned: false,
+        }
     }
 
     /// Who sits here.
@@ -114,6 +126,7 @@ impl Seat {
     /// A pause ends with the command to stop: a paused role could send no ticket home.
     fn stop(&mut self) {
         self.is_paused = false;
+        self.is_stopping = true;
         if let Some(worker) = &mut self.worker {
             worker.stop();
         }
@@ -128,6 +141,7 @@ impl Seat {
     fn fail(&mut self, error: String) -> Turn {
         // The first error is what counts.
         let _ = self.leave();
+        self.is_stopping = true;
         (self.report)(RoleReport::Failed(self.role, error));
         Turn::Failed
     }
@@ -170,26 +184,26 @@ pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) 
     }
     while seats.iter().any(|seat| seat.worker.is_some()) {
         while wake.try_recv().is_ok() {}
-        let (mut any_progress, mut any_paused, mut any_failed) = (false, false, false);
+        let (mut any_progress, mut any_paused) = (false, false);
         for seat in seats.iter_mut().filter(|seat| seat.worker.is_some()) {
             match seat.turn() {
-                Turn::Progressed | Turn::Ended => any_progress = true,
+                Turn::Progressed | Turn::Ended | Turn::Failed => any_progress = true,
                 Turn::Starved => {}
                 Turn::Paused => any_paused = true,
-                Turn::Failed => (any_progress, any_failed) = (true, true),
             }
         }
-        if !any_progress && any_paused {
+        let n_stopping = seats.iter().filter(|seat| seat.is_stopping).count();
+        if (1..seats.len()).contains(&n_stopping) {
+            // A command to stop is for all but reaches one after another, and a failure is seen by one alone: those
+            // who do not know of it would look stuck.
+            seats.iter_mut().for_each(Seat::stop);
+        } else if !any_progress && any_paused {
             let _ = wake.recv();
         } else if !any_progress {
             let report = stuck(&seats, state);
             if let Some(seat) = seats.iter_mut().find(|seat| seat.worker.is_some()) {
                 seat.fail(report);
-                any_failed = true;
             }
-        }
-        if any_failed {
-            seats.iter_mut().for_each(Seat::stop);
         }
     }
 }
@@ -211,4 +225,85 @@ fn uncaught<R>(closure: impl FnOnce() -> R) -> Result<R, String> {
 fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("with something that is no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use collimate_protocol::Role;
+    use crossbeam_channel::unbounded;
+
+    use super::super::config::FlowConfig;
+    use super::super::ledger::TicketOffice;
+    use super::*;
+
+    /// Does nothing until it is told to stop.
+    struct Idle {
+        idx: usize,
+        is_stopping: bool,
+    }
+
+    impl Worker for Idle {
+        fn role(&self) -> RoleId {
+            RoleId { role: Role::Generator, idx: self.idx }
+        }
+
+        fn step(&mut self) -> Result<Step, RoleError> {
+            Ok(if self.is_stopping { Step::Finished } else { Step::Starved })
+        }
+
+        fn wait<'a>(&'a self, _: &mut Select<'a>) {}
+
+        fn stop(&mut self) {
+            self.is_stopping = true;
+        }
+
+        fn describe(&self) -> String {
+            "idle".to_owned()
+        }
+    }
+
+    /// Runs two idle workers in turn, the second with these commands; what was reported besides that they started.
+    fn reports_with(commands: &[RoleCommand]) -> Vec<RoleReport> {
+        let started = Instant::now();
+        let (reported, reports) = unbounded();
+        let (to_first, first) = unbounded();
+        let (to_second, second) = unbounded();
+        commands.iter().for_each(|command| to_second.send(*command).unwrap());
+        let seat = |(idx, commands)| {
+            let worker = Box::new(Idle { idx, is_stopping: false });
+            let counters = Arc::new(RoleCounters::new(worker.role(), started));
+            let reported = reported.clone();
+            Seat::new(worker, counters, None, commands, Box::new(move |report| reported.send(report).unwrap()))
+        };
+        let seats = [first, second].into_iter().enumerate().map(seat).collect();
+        let state = FlowState {
+            n_updates: 1,
+            office: TicketOffice::open(&FlowConfig::default()).0,
+            counters: Vec::new(),
+            gauges: Vec::new(),
+            started,
+            version: Default::default(),
+            n_sink_failures: Default::default(),
+        };
+        run_in_turn(seats, never(), &state);
+        drop(to_first);
+        reports.try_iter().filter(|report| !matches!(report, RoleReport::Started(_))).collect()
+    }
+
+    #[test]
+    fn an_order_to_stop_that_has_not_yet_reached_all_is_no_deadlock() {
+        let finished = |idx| RoleReport::Finished(RoleId { role: Role::Generator, idx });
+        // The second is told first; it has ended before the first is told.
+        assert_eq!(reports_with(&[RoleCommand::Stop]), [finished(1), finished(0)]);
+    }
+
+    #[test]
+    fn where_nobody_can_go_on_the_run_fails_and_says_what_each_has_in_hand() {
+        let reports = reports_with(&[]);
+        let RoleReport::Failed(_, error) = &reports[0] else { panic!("{reports:?}") };
+        assert!(error.starts_with("deadlock") && error.contains("generator-1: idle"), "{error}");
+        assert!(matches!(reports[1..], [RoleReport::Finished(_)]), "{reports:?}");
+    }
 }

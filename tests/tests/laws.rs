@@ -1,0 +1,156 @@
+//! The flow's laws over random flows: any sizes, delays, lengths and numbers of roles. A failure prints the flow,
+//! which with its seed is the whole run. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` look further than these tests do.
+
+use std::time::Duration;
+
+use collimate::flow::{Capacities, FlowConfig, FlowMode, RunError, WeightUpdates};
+use collimate_protocol::DropReason;
+use collimate_protocol::messages::{RoleReport, RunEvent};
+use collimate_tests::fakes::{Lengths, SharedLog};
+use collimate_tests::laws::{check_any, check_complete, check_reports};
+use collimate_tests::scenario::Scenario;
+use collimate_tests::wrap::stopped_at;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+/// Longer than any of these runs takes on a machine that is not stuck.
+const NEVER: Duration = Duration::from_secs(60);
+
+/// So many flows, the same ones each time unless the environment says otherwise.
+fn flows(n: u32) -> ProptestConfig {
+    let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = n;
+    }
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
+fn capacities() -> impl Strategy<Value = Capacities> {
+    let size = || 1..=5usize;
+    (size(), size(), size(), size(), 1..=2usize, 1..=3usize, 1..=2usize).prop_map(
+        |(prompts, rollouts, referenced, scored, batches, pretrain_batches, updates)| Capacities {
+            prompts,
+            rollouts,
+            referenced,
+            scored,
+            batches,
+            pretrain_batches,
+            updates,
+        },
+    )
+}
+
+fn configs() -> impl Strategy<Value = FlowConfig> {
+    let weight_updates = prop_oneof![Just(WeightUpdates::InFlight), Just(WeightUpdates::BetweenRollouts)];
+    // With one rollout a batch, a few samples that are not finite in a row would rightly end the run.
+    (1..=6u64, 2..=7usize, 0..=3u64, weight_updates, 1..=5usize, capacities()).prop_map(
+        |(n_updates, batch_size, max_staleness, weight_updates, scorer_batch, capacities)| FlowConfig {
+            n_updates,
+            batch_size,
+            max_staleness,
+            mode: FlowMode::Deterministic,
+            weight_updates,
+            scorer_batch,
+            capacities,
+            ..FlowConfig::default()
+        },
+    )
+}
+
+/// Stragglers take up to 40 times as long as others, as was measured to break the bound by tickets alone.
+fn lengths() -> impl Strategy<Value = Lengths> {
+    let stragglers = prop_oneof![Just((0, 1)), (1..=200u64, 2..=40usize)];
+    (0..=2usize, 0..=8usize, stragglers).prop_map(|(min, more, (stragglers_per_mille, straggler_factor))| Lengths {
+        min,
+        max: min + more,
+        stragglers_per_mille,
+        straggler_factor,
+    })
+}
+
+fn scenarios() -> impl Strategy<Value = Scenario> {
+    let nan_per_mille = prop_oneof![Just(0), 1..=100u64];
+    let delays = prop::collection::vec(prop_oneof![Just(0), 0..=5u64, 0..=60u64], 0..10);
+    let generators = (1..=3usize, 1..=5usize);
+    (configs(), 1..=9usize, generators, lengths(), nan_per_mille, 0..=2usize, delays, any::<u64>()).prop_map(
+        |(config, n_prompts, (n_generators, n_slots), lengths, nan_per_mille, n_pretrain, delays, seed)| Scenario {
+            config,
+            n_prompts,
+            n_generators,
+            n_slots,
+            lengths,
+            nan_per_mille,
+            n_pretrain,
+            delays,
+            seed,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(flows(256))]
+
+    /// The harness checks `issued = trained + dropped + in flight` and the gate after each step of each role.
+    #[test]
+    fn every_batch_fills_nothing_stale_is_trained_on_and_every_role_ends(scenario in scenarios()) {
+        let log = SharedLog::default();
+        let (reports, outcome) = scenario.graph(&log).run_here();
+        let outcome = outcome.unwrap();
+        check_complete(&scenario, &outcome, &log.read());
+        check_reports(&scenario, &reports);
+        let dropped = &outcome.tickets.dropped_by_reason;
+        prop_assert!(!dropped.contains_key(&DropReason::Shutdown));
+        if scenario.config.max_staleness == 0 {
+            prop_assert!(!dropped.contains_key(&DropReason::TooStale), "synchronous, and yet stale");
+        }
+        if scenario.nan_per_mille == 0 {
+            prop_assert!(!dropped.contains_key(&DropReason::NonFinite));
+        }
+    }
+
+    #[test]
+    fn no_finished_response_waits_longer_than_the_settings_promise(scenario in scenarios()) {
+        let bound = scenario.config.staleness_bound();
+        let log = SharedLog::default();
+        scenario.graph(&log).run_here().1.unwrap();
+        for batch in &log.read().batches {
+            for experience in &batch.experiences {
+                let Some(&last) = experience.scored.rollout.versions.last() else { continue };
+                prop_assert!(batch.version.staleness_of(last) <= bound.after_sampling, "{bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stop_at_any_moment_sends_every_ticket_home(scenario in scenarios(), at in 0..1500u64) {
+        let log = SharedLog::default();
+        let (reports, outcome) = scenario.graph(&log).map_workers(stopped_at(at)).run_here();
+        let outcome = outcome.unwrap();
+        check_any(&scenario, &outcome, &log.read());
+        check_reports(&scenario, &reports);
+        prop_assert_eq!(outcome.stopped, outcome.tickets.trained < scenario.config.n_rollouts());
+        let is_update = |report: &&RoleReport| {
+            matches!(report, RoleReport::Event(event) if matches!(**event, RunEvent::Updated(_)))
+        };
+        let n_recorded = reports.iter().filter(is_update).count();
+        prop_assert_eq!(n_recorded as u64, outcome.version.0, "an update was not recorded");
+    }
+}
+
+proptest! {
+    #![proptest_config(flows(48))]
+
+    #[test]
+    fn the_laws_hold_on_threads(mut scenario in scenarios()) {
+        scenario.config.mode = FlowMode::Threaded;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let log = SharedLog::default();
+        let run = async { scenario.graph(&log).start().await?.wait().await };
+        let outcome: Result<_, RunError> =
+            runtime.block_on(async { tokio::time::timeout(NEVER, run).await }).expect("the run hangs");
+        check_complete(&scenario, &outcome.unwrap(), &log.read());
+    }
+}
