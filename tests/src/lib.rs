@@ -4,8 +4,10 @@
 //! - [`wrap`]: workers around workers: delayed, watched, stopped, made to fail.
 //! - [`laws`]: what every run must satisfy.
 //! - [`scenario`]: a flow of fakes, described in numbers.
+//! - [`run`]: runs it.
 
 pub mod fakes;
 pub mod laws;
+pub mod run;
 pub mod scenario;
 pub mod wrap;

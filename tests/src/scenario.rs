@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use collimate::flow::{FlowConfig, FlowMode, Graph, NoSink, PpoFlow, PromptSupply, RunSink};
+use collimate::flow::{Capacities, FlowConfig, FlowMode, Graph, NoSink, PpoFlow, PromptSupply, RunSink};
 use collimate_protocol::roles::{PretrainSource, Sampler};
 
 use crate::fakes::{
@@ -56,6 +56,24 @@ impl Default for Scenario {
 }
 
 impl Scenario {
+    /// Six updates with two generators and hops so narrow that a role that is gone is soon felt on both sides.
+    pub fn narrow(mode: FlowMode) -> Self {
+        let mut scenario = Self { n_generators: 2, ..Self::default() };
+        scenario.config.mode = mode;
+        scenario.config.max_staleness = 2;
+        scenario.config.n_updates = 6;
+        scenario.config.capacities = Capacities {
+            prompts: 2,
+            rollouts: 1,
+            referenced: 1,
+            scored: 1,
+            batches: 1,
+            pretrain_batches: 1,
+            updates: 1,
+        };
+        scenario
+    }
+
     /// The prompts as the prompt source hands them out.
     pub fn prompts(&self) -> PromptSupply {
         let prompts = (0..self.n_prompts as u32).map(|n| vec![n, n + 1]).collect();

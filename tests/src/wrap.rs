@@ -1,5 +1,6 @@
 //! Workers around workers. They stand where the real ones do, so that the flow itself is what is tested.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -182,7 +183,8 @@ impl Around for FailAt {
         }
         self.has_failed.store(true, Ordering::Relaxed);
         match self.fault {
-            Fault::Panic => panic!("injected panic"),
+            // Unwinds as a panic does, without the noise that one makes on a terminal.
+            Fault::Panic => resume_unwind(Box::new("injected panic")),
             Fault::Error => Some(Err("injected error".into())),
             Fault::Stall => Some(Ok(Step::Starved)),
         }

@@ -1,9 +1,8 @@
 //! The flow of PPO with fake models: what it computes, and that it ends.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use collimate::flow::{FlowMode, FlowOutcome, RunError, RunSink, WeightUpdates};
+use collimate::flow::{FlowMode, RunSink, WeightUpdates};
 use collimate_protocol::messages::{RoleReport, RoleState, RunEvent};
 use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::roles::{ExperienceMaker, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer};
@@ -15,25 +14,8 @@ use collimate_tests::fakes::{
     FakeWeights, SharedLog,
 };
 use collimate_tests::laws::{check_complete, check_reports};
+use collimate_tests::run::{run_here, run_on_actors};
 use collimate_tests::scenario::Scenario;
-
-type Outcome = FlowOutcome<FakeWeights, FakeTrainer>;
-
-/// Longer than any of these runs takes on a machine that is not stuck.
-const NEVER: Duration = Duration::from_secs(60);
-
-fn run_here(scenario: &Scenario) -> (SharedLog, Vec<RoleReport>, Outcome) {
-    let log = SharedLog::default();
-    let (reports, outcome) = scenario.graph(&log).run_here();
-    (log, reports, outcome.unwrap())
-}
-
-async fn run_threaded(scenario: &Scenario) -> (SharedLog, Outcome) {
-    let log = SharedLog::default();
-    let run = async { scenario.graph(&log).start().await?.wait().await };
-    let outcome: Result<_, RunError> = tokio::time::timeout(NEVER, run).await.expect("the run hangs");
-    (log, outcome.unwrap())
-}
 
 fn threaded(mut scenario: Scenario) -> Scenario {
     scenario.config.mode = FlowMode::Threaded;
@@ -99,7 +81,7 @@ fn staleness_0_is_a_plain_synchronous_loop_for_any_number_of_generators() {
 async fn staleness_0_is_a_plain_synchronous_loop_on_threads_too() {
     let scenario = threaded(Scenario { n_generators: 2, ..with_staleness(0) });
     let (weights, batches) = synchronous_loop(&scenario);
-    let (log, outcome) = run_threaded(&scenario).await;
+    let (log, outcome) = run_on_actors(&scenario).await;
     assert_eq!(outcome.trainer.weights, weights);
     assert_eq!(log.read().batches, batches);
 }
@@ -137,7 +119,7 @@ fn the_number_of_generators_changes_no_event_at_staleness_0() {
 #[tokio::test]
 async fn a_deterministic_run_on_actors_equals_one_without() {
     let scenario = Scenario { n_generators: 2, ..with_staleness(1) };
-    let (log, outcome) = run_threaded(&scenario).await;
+    let (log, outcome) = run_on_actors(&scenario).await;
     let (bare_log, _, bare) = run_here(&scenario);
     assert_eq!(log.read().batches, bare_log.read().batches);
     assert_eq!(outcome.trainer.weights, bare.trainer.weights);
@@ -152,7 +134,7 @@ async fn threaded_runs_end_with_every_batch_full() {
             scenario.config.n_updates = 20;
             scenario.lengths.stragglers_per_mille = 50;
             scenario.lengths.straggler_factor = 40;
-            let (log, outcome) = run_threaded(&scenario).await;
+            let (log, outcome) = run_on_actors(&scenario).await;
             check_complete(&scenario, &outcome, &log.read());
         }
     }
@@ -161,10 +143,10 @@ async fn threaded_runs_end_with_every_batch_full() {
 #[tokio::test]
 async fn roles_with_threads_of_their_own_compute_the_same() {
     let mut scenario = threaded(with_staleness(0));
-    let shared = run_threaded(&scenario).await.1;
+    let shared = run_on_actors(&scenario).await.1;
     scenario.config.threads.generator = 2;
     scenario.config.threads.learner = 1;
-    assert_eq!(run_threaded(&scenario).await.1.trainer.weights, shared.trainer.weights);
+    assert_eq!(run_on_actors(&scenario).await.1.trainer.weights, shared.trainer.weights);
 }
 
 #[tokio::test]
@@ -205,7 +187,7 @@ async fn listeners_hear_every_update_in_order_and_then_the_end() {
 #[tokio::test]
 async fn a_run_without_pretraining_text_has_no_mixer() {
     let scenario = threaded(Scenario { n_pretrain: 0, ..with_staleness(1) });
-    let (log, outcome) = run_threaded(&scenario).await;
+    let (log, outcome) = run_on_actors(&scenario).await;
     check_complete(&scenario, &outcome, &log.read());
 }
 

@@ -1,20 +1,16 @@
 //! The flow's laws over random flows: any sizes, delays, lengths and numbers of roles. A failure prints the flow,
 //! which with its seed is the whole run. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` look further than these tests do.
 
-use std::time::Duration;
-
-use collimate::flow::{Capacities, FlowConfig, FlowMode, RunError, WeightUpdates};
+use collimate::flow::{Capacities, FlowConfig, FlowMode, WeightUpdates};
 use collimate_protocol::DropReason;
 use collimate_protocol::messages::{RoleReport, RunEvent};
 use collimate_tests::fakes::{Lengths, SharedLog};
 use collimate_tests::laws::{check_any, check_complete, check_reports};
+use collimate_tests::run::{run_here, run_on_actors};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::wrap::stopped_at;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-
-/// Longer than any of these runs takes on a machine that is not stuck.
-const NEVER: Duration = Duration::from_secs(60);
 
 /// So many flows, the same ones each time unless the environment says otherwise.
 fn flows(n: u32) -> ProptestConfig {
@@ -96,9 +92,7 @@ proptest! {
     /// The harness checks `issued = trained + dropped + in flight` and the gate after each step of each role.
     #[test]
     fn every_batch_fills_nothing_stale_is_trained_on_and_every_role_ends(scenario in scenarios()) {
-        let log = SharedLog::default();
-        let (reports, outcome) = scenario.graph(&log).run_here();
-        let outcome = outcome.unwrap();
+        let (log, reports, outcome) = run_here(&scenario);
         check_complete(&scenario, &outcome, &log.read());
         check_reports(&scenario, &reports);
         let dropped = &outcome.tickets.dropped_by_reason;
@@ -114,8 +108,7 @@ proptest! {
     #[test]
     fn no_finished_response_waits_longer_than_the_settings_promise(scenario in scenarios()) {
         let bound = scenario.config.staleness_bound();
-        let log = SharedLog::default();
-        scenario.graph(&log).run_here().1.unwrap();
+        let (log, ..) = run_here(&scenario);
         for batch in &log.read().batches {
             for experience in &batch.experiences {
                 let Some(&last) = experience.scored.rollout.versions.last() else { continue };
@@ -147,10 +140,7 @@ proptest! {
     fn the_laws_hold_on_threads(mut scenario in scenarios()) {
         scenario.config.mode = FlowMode::Threaded;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let log = SharedLog::default();
-        let run = async { scenario.graph(&log).start().await?.wait().await };
-        let outcome: Result<_, RunError> =
-            runtime.block_on(async { tokio::time::timeout(NEVER, run).await }).expect("the run hangs");
-        check_complete(&scenario, &outcome.unwrap(), &log.read());
+        let (log, outcome) = runtime.block_on(run_on_actors(&scenario));
+        check_complete(&scenario, &outcome, &log.read());
     }
 }

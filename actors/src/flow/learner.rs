@@ -102,6 +102,11 @@ impl<W, T: Trainer<W>> Learner<W, T> {
         }
     }
 
+    /// Stopping or not: what was trained on is recorded, unless the run stops because the recorder is gone.
+    fn waits_for_the_recorder(&self) -> bool {
+        self.trained.is_blocked() && !(self.is_stopping && self.trained.receiver_is_gone())
+    }
+
     fn hand_back(&mut self) {
         *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = self.trainer.take();
     }
@@ -114,8 +119,7 @@ impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
 
     fn step(&mut self) -> Result<Step, RoleError> {
         let was_blocked = self.trained.is_blocked();
-        // Stopping or not: what was trained on is recorded.
-        if !self.trained.flush() && !(self.is_stopping && self.trained.receiver_is_gone()) {
+        if !self.trained.flush() && self.waits_for_the_recorder() {
             return Ok(Step::Starved);
         }
         if self.is_stopping {
@@ -152,7 +156,7 @@ impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
-        if self.trained.is_blocked() {
+        if self.waits_for_the_recorder() {
             self.trained.wait(select);
             return;
         }
