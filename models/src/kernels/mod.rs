@@ -6,12 +6,25 @@
 //!
 //! Rows are independent everywhere: a row's result is the same bits whatever other rows stand in the batch.
 
+mod buffer;
 mod cached_attention;
+mod column_sums;
 pub mod composed;
+mod gemm;
+mod linear;
+mod norm;
+mod product;
 pub(crate) mod simd;
+mod storage;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod transpose;
 
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
-pub use composed::{causal_attention, gelu, layer_norm, linear, rms_norm, rope, silu_mul, token_logprobs};
+pub use composed::{causal_attention, gelu, rope, silu_mul, token_logprobs};
+pub use linear::linear;
+pub use norm::{layer_norm, rms_norm};
 
 use candle_core::Tensor;
 

@@ -1,0 +1,83 @@
+//! Output buffers that are allocated without being cleared, and filled by several threads.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+/// A buffer whose parts are handed out to tasks that never share one.
+pub struct Disjoint<'a> {
+    start: *mut f32,
+    len: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it gives access to its numbers only through methods whose contract keeps tasks apart.
+unsafe impl Sync for Disjoint<'_> {}
+
+impl<'a> Disjoint<'a> {
+    /// The parts of `numbers`.
+    pub fn over(numbers: &'a mut [f32]) -> Self {
+        Self { start: numbers.as_mut_ptr(), len: numbers.len(), lifetime: PhantomData }
+    }
+
+    /// The `len` places from `start`, perhaps not written yet; panics past the end.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time overlap.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn places(&self, start: usize, len: usize) -> &mut [MaybeUninit<f32>] {
+        assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {}", self.len);
+        // SAFETY: within the buffer by the assertion, and not aliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start).cast(), len) }
+    }
+
+    /// The `len` numbers from `start`; panics past the end.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time overlap, and these numbers have been written.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn numbers(&self, start: usize, len: usize) -> &mut [f32] {
+        // SAFETY: not aliased and written, by the caller's promise.
+        unsafe { self.places(start, len).assume_init_mut() }
+    }
+}
+
+/// `n` numbers that `fill` writes.
+///
+/// # Safety
+/// `fill` writes every one of them.
+#[inline]
+pub unsafe fn filled_by(n: usize, fill: impl FnOnce(&Disjoint<'_>)) -> Vec<f32> {
+    let mut numbers: Vec<f32> = Vec::with_capacity(n);
+    fill(&Disjoint { start: numbers.as_mut_ptr(), len: n, lifetime: PhantomData });
+    // SAFETY: the capacity is n, and all of it is written by the caller's promise.
+    unsafe { numbers.set_len(n) };
+    numbers
+}
+
+/// Lends this thread's scratch space: `len` numbers with whatever was left in them. Not to be nested.
+#[inline]
+pub fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local!(static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = f(&mut scratch[..len]);
+    SCRATCH.set(scratch);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "2 + 3 of 4")]
+    fn a_part_past_the_end_panics() {
+        // SAFETY: nothing is returned, since it panics.
+        unsafe { filled_by(4, |parts| _ = parts.places(2, 3)) };
+    }
+}

@@ -1,0 +1,229 @@
+//! The forward matrix product, with a bit contract: a row of the result depends on that row of `x` alone.
+//!
+//! Each number of the result is `start + Σ_block (fused multiply-adds over the block, in order)`, with blocks of
+//! [`K_BLOCK`] terms, whatever the number of rows, the layout of the weight, the vector width and the number of
+//! threads. General-purpose products choose their path by the number of rows and give no such promise.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::buffer::{Disjoint, filled_by, with_scratch};
+use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles};
+use super::{WeightLayout, transpose};
+
+/// Fewer multiply-adds than this, some 10 µs, are not worth a second thread.
+pub const PARALLEL_WORK: usize = 1 << 20;
+
+/// `start + x (m, k) · weight`, `(m, n)`, all contiguous; the weight is `(k, n)` or, as `OutIn`, `(n, k)`.
+pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout, start: Start<'_>) -> Vec<f32> {
+    if k == 0 || n == 0 {
+        return Vec::new();
+    }
+    let m = x.len() / k;
+    assert!(x.len() == m * k && weight.len() == k * n, "({m}, {k}) by ({k}, {n})");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), n);
+    }
+    let n_panels = n.div_ceil(PANEL);
+    // Rows are cut into groups only where panels are too few to share out.
+    let n_groups = 8_usize.div_ceil(n_panels).min(m.div_ceil(8 * TILE)).max(1);
+    let group = m.div_ceil(n_groups).next_multiple_of(TILE);
+    let task = |y: &Disjoint<'_>, i: usize| {
+        let (panel_idx, group_idx) = (i % n_panels, i / n_panels);
+        let rows = (group_idx * group).min(m)..((group_idx + 1) * group).min(m);
+        let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
+        // Few rows read a (k, n) weight where it lies, unless its rows are so far apart that they collide in the cache.
+        let direct = layout == WeightLayout::InOut
+            && columns.len() == PANEL
+            && rows.len() <= if n <= 1024 { 8 * TILE } else { TILE };
+        with_scratch(if direct { 0 } else { K_BLOCK * PANEL }, |panel| {
+            let panel = (!direct).then_some(panel);
+            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, layout, start, rows, columns, panel, y });
+        });
+    };
+    let fill = |y: &Disjoint<'_>| {
+        let n_tasks = n_panels * n_groups;
+        if m * n * k < PARALLEL_WORK || n_tasks == 1 {
+            (0..n_tasks).for_each(|i| task(y, i));
+        } else {
+            (0..n_tasks).into_par_iter().for_each(|i| task(y, i));
+        }
+    };
+    // SAFETY: the tasks' rows and columns cover y without overlap, and each writes its first terms everywhere.
+    unsafe { filled_by(m * n, fill) }
+}
+
+/// Some rows of one panel of columns.
+struct OnePanel<'a, 'y> {
+    x: &'a [f32],
+    k: usize,
+    weight: &'a [f32],
+    n: usize,
+    layout: WeightLayout,
+    start: Start<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Room for [`K_BLOCK`] terms of the panel; without it a `(k, n)` weight is read where it lies.
+    panel: Option<&'a mut [f32]>,
+    y: &'a Disjoint<'y>,
+}
+
+impl WithSimd for OnePanel<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, k, weight, n, layout, start, rows, columns, mut panel, y } = self;
+        for t0 in (0..k).step_by(K_BLOCK) {
+            let len = K_BLOCK.min(k - t0);
+            if let Some(panel) = panel.as_deref_mut() {
+                let panel = &mut panel[..len * PANEL];
+                match layout {
+                    WeightLayout::InOut => pack_in_out(&weight[t0 * n..], n, columns.clone(), panel),
+                    WeightLayout::OutIn => pack_out_in(&weight[t0..], k, columns.clone(), panel),
+                }
+            }
+            for row in rows.clone().step_by(TILE) {
+                let n_rows = TILE.min(rows.end - row);
+                let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
+                let first = (t0 == 0).then_some(start);
+                let out = Out { y, stride: n, row, column: columns.start, width: columns.len(), first };
+                // SAFETY: the rows and columns of this task are its own, and are written from the first block on.
+                unsafe {
+                    match panel.as_deref() {
+                        Some(panel) => tiles(simd, x, panel, PANEL, out),
+                        None => tiles(simd, x, &weight[t0 * n + columns.start..], n, out),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns of a `(k, n)` weight into a panel `(terms, PANEL)`, zeros beyond.
+#[inline(always)]
+fn pack_in_out(weight: &[f32], n: usize, columns: Range<usize>, panel: &mut [f32]) {
+    for (to, from) in panel.chunks_exact_mut(PANEL).zip(weight.chunks(n)) {
+        to[..columns.len()].copy_from_slice(&from[columns.clone()]);
+        to[columns.len()..].fill(0.0);
+    }
+}
+
+/// Rows of an `(n, k)` weight into a panel `(terms, PANEL)`, zeros beyond.
+#[inline(always)]
+fn pack_out_in(weight: &[f32], k: usize, rows: Range<usize>, panel: &mut [f32]) {
+    // The part of the panel that is being written stays in the first cache: 16 KiB.
+    const BLOCK: usize = 64;
+    for (block_idx, panel) in panel.chunks_mut(BLOCK * PANEL).enumerate() {
+        let n_terms = panel.len() / PANEL;
+        let row = |j: usize| &weight[(rows.start + j) * k + block_idx * BLOCK..][..n_terms];
+        transpose::rows_to_columns(rows.len(), row, panel, PANEL);
+        if rows.len() < PANEL {
+            panel.chunks_exact_mut(PANEL).for_each(|term| term[rows.len()..].fill(0.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::rng::SeededRng;
+
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        let mut rng = SeededRng::seed_from_u64(seed);
+        (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    /// The contract, word for word.
+    fn by_contract(
+        x: &[f32],
+        k: usize,
+        weight: &[f32],
+        n: usize,
+        layout: WeightLayout,
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let mut y = Vec::new();
+        for x in x.chunks(k) {
+            for j in 0..n {
+                let w = |t: usize| if layout == WeightLayout::InOut { weight[t * n + j] } else { weight[j * k + t] };
+                let blocks = (0..k)
+                    .step_by(K_BLOCK)
+                    .map(|t0| (t0..k.min(t0 + K_BLOCK)).fold(0.0_f32, |sum, t| x[t].mul_add(w(t), sum)));
+                let sum = match bias {
+                    Some(bias) => blocks.fold(bias[j], |a, b| a + b),
+                    None => blocks.reduce(|a, b| a + b).unwrap(),
+                };
+                y.push(sum);
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn every_number_is_the_one_that_the_contract_names() {
+        for (k, n) in [(1, 1), (2, 3), (7, 64), (16, 70), (40, 200), (513, 9), (1030, 65)] {
+            let (weight, bias) = (random(k * n, 1), random(n, 2));
+            for m in [1, 2, 5, 6, 7, 13, 60] {
+                let x = random(m * k, 3);
+                for layout in [WeightLayout::InOut, WeightLayout::OutIn] {
+                    let with_bias = product(&x, k, &weight, n, layout, Start::Row(&bias));
+                    assert_eq!(
+                        with_bias,
+                        by_contract(&x, k, &weight, n, layout, Some(&bias)),
+                        "{m} {k} {n} {layout:?}"
+                    );
+                    let plain = product(&x, k, &weight, n, layout, Start::Zero);
+                    assert_eq!(plain, by_contract(&x, k, &weight, n, layout, None), "{m} {k} {n} {layout:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_threads_change_no_bit() {
+        let (k, n) = (130, 200);
+        let weight = random(k * n, 4);
+        let x = random(200 * k, 5);
+        for layout in [WeightLayout::InOut, WeightLayout::OutIn] {
+            let whole = product(&x, k, &weight, n, layout, Start::Zero);
+            for m in [1, 2, 7, 32, 33, 64, 200] {
+                assert_eq!(product(&x[..m * k], k, &weight, n, layout, Start::Zero), whole[..m * n], "{m}");
+                let last = product(&x[(200 - m) * k..], k, &weight, n, layout, Start::Zero);
+                assert_eq!(last, whole[(200 - m) * n..], "{m}");
+            }
+            for threads in [1, 2, 4] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                assert_eq!(pool.install(|| product(&x, k, &weight, n, layout, Start::Zero)), whole, "{threads}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_nans_stays_alone() {
+        let (k, n) = (20, 70);
+        let weight = random(k * n, 6);
+        let mut x = random(9 * k, 7);
+        let clean = product(&x, k, &weight, n, WeightLayout::InOut, Start::Zero);
+        x[4 * k..5 * k].fill(f32::NAN);
+        let y = product(&x, k, &weight, n, WeightLayout::InOut, Start::Zero);
+        assert!(y[4 * n..5 * n].iter().all(|y| y.is_nan()));
+        assert_eq!((&y[..4 * n], &y[5 * n..]), (&clean[..4 * n], &clean[5 * n..]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn any_shape_keeps_the_contract(m in 1_usize..20, k in 1_usize..90, n in 1_usize..150, seed: u64, out_in: bool) {
+            let layout = if out_in { WeightLayout::OutIn } else { WeightLayout::InOut };
+            let (x, weight) = (random(m * k, seed), random(k * n, seed ^ 1));
+            let y = product(&x, k, &weight, n, layout, Start::Zero);
+            prop_assert_eq!(y, by_contract(&x, k, &weight, n, layout, None));
+        }
+    }
+}

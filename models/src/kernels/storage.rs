@@ -1,0 +1,55 @@
+//! From candle's tensors to slices and back.
+
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether a fused op can run on these tensors: all on the CPU, in f32.
+pub fn fusable(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32)
+}
+
+/// An argument of a fused op; ops make their arguments contiguous before they are applied.
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("a fused op was given a strided tensor"),
+    }
+}
+
+/// The numbers of a contiguous f32 tensor on the CPU.
+pub fn numbers(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(cpu) = &*storage else {
+        bail!("a fused op was given a tensor on {:?}", tensor.device().location())
+    };
+    slice(cpu, layout)?;
+    let start = layout.start_offset();
+    Ok(Numbers { storage, range: start..start + tensor.elem_count() })
+}
+
+struct Numbers<G> {
+    storage: G,
+    range: std::ops::Range<usize>,
+}
+
+impl<G: Deref<Target = Storage>> Deref for Numbers<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) => &numbers[self.range.clone()],
+            _ => unreachable!("`numbers` has checked the storage"),
+        }
+    }
+}
+
+/// A new tensor's storage, as ops return it.
+pub fn output(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
+    Ok((CpuStorage::F32(numbers), shape.into()))
+}
+
+/// A new tensor on the CPU.
+pub fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
+}

@@ -1,0 +1,81 @@
+//! Transposing blocks of a matrix in registers.
+
+/// Writes the `n_rows` rows, all of one length, as columns: `row(j)[t]` to `out[t * stride + j]`.
+#[inline(always)]
+pub fn rows_to_columns<'a>(n_rows: usize, row: impl Fn(usize) -> &'a [f32], out: &mut [f32], stride: usize) {
+    let n_eights = n_rows / 8;
+    for j in (0..n_eights * 8).step_by(8) {
+        eight_rows(std::array::from_fn(|i| row(j + i)), &mut out[j..], stride);
+    }
+    for j in n_eights * 8..n_rows {
+        out[j..].iter_mut().step_by(stride).zip(row(j)).for_each(|(to, from)| *to = *from);
+    }
+}
+
+/// Writes `rows[j][t]` to `out[t * stride + j]`; the rows have one length.
+#[inline(always)]
+fn eight_rows(rows: [&[f32]; 8], out: &mut [f32], stride: usize) {
+    let n = rows[0].len();
+    assert!(stride >= 8 && rows.iter().all(|row| row.len() == n) && (n == 0 || out.len() >= (n - 1) * stride + 8));
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx") {
+        // SAFETY: the CPU has AVX; lengths are asserted above.
+        done = unsafe { eight_rows_avx(rows, out, stride) };
+    }
+    for t in done..n {
+        for (to, row) in out[t * stride..][..8].iter_mut().zip(rows) {
+            *to = row[t];
+        }
+    }
+}
+
+/// The first n / 4 · 4 terms; returns how many.
+///
+/// # Safety
+/// The CPU has AVX, the rows have one length n, and `out` has `(n - 1) * stride + 8` places.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+unsafe fn eight_rows_avx(rows: [&[f32]; 8], out: &mut [f32], stride: usize) -> usize {
+    use std::arch::x86_64::*;
+    let n = rows[0].len() / 4 * 4;
+    let rows = rows.map(<[f32]>::as_ptr);
+    for t in (0..n).step_by(4) {
+        // SAFETY: t + 4 <= n, the rows' length; the stores end at (t + 3) * stride + 8.
+        unsafe {
+            // Row j beside row j + 4, four terms of each.
+            let pair = |j: usize| {
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(rows[j].add(t)));
+                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(rows[j + 4].add(t)))
+            };
+            let (a, b, c, d) = (pair(0), pair(1), pair(2), pair(3));
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let out = out.as_mut_ptr().add(t * stride);
+            _mm256_storeu_ps(out, _mm256_shuffle_ps::<0x44>(ab_low, cd_low));
+            _mm256_storeu_ps(out.add(stride), _mm256_shuffle_ps::<0xee>(ab_low, cd_low));
+            _mm256_storeu_ps(out.add(2 * stride), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+            _mm256_storeu_ps(out.add(3 * stride), _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+        }
+    }
+    n
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_term_lands_in_its_column() {
+        for n in [0, 1, 4, 7, 9] {
+            let rows: Vec<Vec<f32>> = (0..8).map(|j| (0..n).map(|t| (10 * j + t) as f32).collect()).collect();
+            let mut out = vec![-1.0; n * 10 + 8];
+            eight_rows(std::array::from_fn(|j| rows[j].as_slice()), &mut out, 10);
+            for t in 0..n {
+                let expected: Vec<f32> = (0..8).map(|j| (10 * j + t) as f32).collect();
+                assert_eq!(out[t * 10..t * 10 + 8], expected);
+                assert_eq!(out[t * 10 + 8], -1.0);
+            }
+        }
+    }
+}
