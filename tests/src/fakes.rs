@@ -79,6 +79,8 @@ pub struct Log {
     pub published: BTreeMap<PolicyVersion, FakeWeights>,
     /// Each load of weights by a sampler.
     pub loads: Vec<(PolicyVersion, FakeWeights)>,
+    /// Every response that was sampled to its end, in order.
+    pub sampled: Vec<Rollout>,
 }
 
 /// A log that fakes and test share.
@@ -154,8 +156,10 @@ impl Sampler<FakeWeights> for FakeSampler {
             rollout.versions.push(weights.version);
             rollout.entropies.push(1.0);
         }
-        let (ended, running) = std::mem::take(&mut self.running).into_iter().partition(|r| self.has_ended(r));
+        let all = std::mem::take(&mut self.running);
+        let (ended, running): (Vec<_>, _) = all.into_iter().partition(|rollout| self.has_ended(rollout));
         self.running = running;
+        self.log.read().sampled.extend_from_slice(&ended);
         Ok(ended)
     }
 

@@ -12,6 +12,9 @@ use crossbeam_channel::Select;
 
 use crate::fakes::hash;
 
+/// A worker as a graph holds it.
+pub type BoxedWorker = Box<dyn Worker>;
+
 /// What a wrapper does before and after each step of what it wraps.
 trait Around: Send {
     /// `None` to let the step happen.
@@ -30,7 +33,7 @@ trait Around: Send {
 }
 
 struct Wrapped<A> {
-    worker: Box<dyn Worker>,
+    worker: BoxedWorker,
     around: A,
 }
 
@@ -92,7 +95,7 @@ impl Around for Delay {
 }
 
 /// Each step takes 0 to `longest` turns more than one: a fake duration, without a clock.
-pub fn delayed(worker: Box<dyn Worker>, seed: u64, longest: u64) -> Box<dyn Worker> {
+pub fn delayed(worker: BoxedWorker, seed: u64, longest: u64) -> BoxedWorker {
     Box::new(Wrapped { worker, around: Delay { seed, longest, n_steps: 0, left: 0 } })
 }
 
@@ -120,11 +123,7 @@ impl Around for Watch {
 }
 
 /// Checks the ledger's law after each step, and that all workers together end within `most_steps`.
-pub fn watched(
-    state: Arc<FlowState>,
-    config: &FlowConfig,
-    most_steps: u64,
-) -> impl FnMut(Box<dyn Worker>) -> Box<dyn Worker> {
+pub fn watched(state: Arc<FlowState>, config: &FlowConfig, most_steps: u64) -> impl FnMut(BoxedWorker) -> BoxedWorker {
     let (most_in_flight, n_wanted) = (config.n_tickets(), config.n_rollouts());
     let n_steps = Arc::new(AtomicU64::new(0));
     move |worker| {
@@ -152,7 +151,7 @@ impl Around for StopAt {
 }
 
 /// Tells each worker to stop at its first turn after `at` turns of all together.
-pub fn stopped_at(at: u64) -> impl FnMut(Box<dyn Worker>) -> Box<dyn Worker> {
+pub fn stopped_at(at: u64) -> impl FnMut(BoxedWorker) -> BoxedWorker {
     let n_steps = Arc::new(AtomicU64::new(0));
     move |worker| Box::new(Wrapped { worker, around: StopAt { n_steps: n_steps.clone(), at, is_told: false } })
 }
@@ -207,14 +206,10 @@ impl Around for FailAt {
 
 /// Makes `role` fail once it has made progress `after` times, unless it is told to stop before; the flag says whether
 /// that happened.
-pub fn failing(
-    role: RoleId,
-    fault: Fault,
-    after: u64,
-) -> (Arc<AtomicBool>, impl FnMut(Box<dyn Worker>) -> Box<dyn Worker>) {
+pub fn failing(role: RoleId, fault: Fault, after: u64) -> (Arc<AtomicBool>, impl FnMut(BoxedWorker) -> BoxedWorker) {
     let has_failed = Arc::new(AtomicBool::new(false));
     let shared = has_failed.clone();
-    let wrap = move |worker: Box<dyn Worker>| -> Box<dyn Worker> {
+    let wrap = move |worker: BoxedWorker| -> BoxedWorker {
         if worker.role() != role {
             return worker;
         }

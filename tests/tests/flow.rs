@@ -213,7 +213,9 @@ fn empty_responses_are_trained_on_as_any_other() {
 
 /// Keeps what it is given.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<(UpdateMetrics, Vec<Experience>)>>>);
+struct Kept(Arc<Mutex<Vec<KeptUpdate>>>);
+
+type KeptUpdate = (UpdateMetrics, Vec<Experience>);
 
 impl RunSink for Kept {
     fn updated(&mut self, metrics: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {

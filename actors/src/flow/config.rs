@@ -169,20 +169,7 @@ impl FlowConfig {
 
     /// What these settings promise about staleness, before anything runs.
     pub fn staleness_bound(&self) -> StalenessBound {
-        let capacities = &self.capacities;
-        let batch = self.batch_size as u64;
-        // Behind the generators: the inboxes, what each scorer has in hand, the batch that fills, the batches that
-        // wait, and the one that is trained on.
-        let n_places = (capacities.rollouts + capacities.referenced + capacities.scored + 2 * self.scorer_batch) as u64
-            + batch
-            + batch.saturating_mul(capacities.batches as u64 + 1);
-        let n_ahead = n_places.min(self.n_tickets()) - 1;
-        StalenessBound {
-            n_tickets: self.n_tickets(),
-            n_places,
-            after_sampling: n_ahead / batch,
-            max_staleness: self.max_staleness,
-        }
+        StalenessBound { n_tickets: self.n_tickets(), max_staleness: self.max_staleness }
     }
 }
 
@@ -191,21 +178,17 @@ impl FlowConfig {
 pub struct StalenessBound {
     /// Most prompts and rollouts in flight.
     pub n_tickets: u64,
-    /// Rollouts that fit between the generators and the end of an update.
-    pub n_places: u64,
-    /// Most updates between a response's last token and the update that trains on it, from queueing alone.
-    pub after_sampling: u64,
-    /// Most updates between any token and the update that trains on it: what is older is dropped.
+    /// Most updates between the sampling of any token and the update that trains on it: what is older is dropped.
     pub max_staleness: u64,
 }
 
 impl fmt::Display for StalenessBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { n_tickets, max_staleness } = self;
         write!(
             f,
-            "staleness: at most {} tickets in flight and {} places behind the generators, so a finished response waits \
-             for at most {} updates; one with a token sampled more than {} updates ago is dropped",
-            self.n_tickets, self.n_places, self.after_sampling, self.max_staleness
+            "staleness: at most {n_tickets} prompts and rollouts in flight; a response with a token sampled more than \
+             {max_staleness} updates before it would be trained on is dropped"
         )
     }
 }
@@ -230,13 +213,5 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused() {
         assert!(toml::from_str::<FlowConfig>("batch_sise = 3").is_err());
-    }
-
-    #[test]
-    fn tickets_bound_staleness_where_capacities_do_not() {
-        let config = FlowConfig { batch_size: 4, max_staleness: 2, ..FlowConfig::default() };
-        assert_eq!(config.staleness_bound().after_sampling, 2);
-        let synchronous = FlowConfig { max_staleness: 0, ..config };
-        assert_eq!(synchronous.staleness_bound().after_sampling, 0);
     }
 }
