@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use collimate_models::data::nearest;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as KeyPath, Segment};
 use toml::de::{DeTable, DeValue};
@@ -213,25 +214,11 @@ fn in_plain_words(message: &str) -> String {
 
 /// `; did you mean …?`, or all known names when none is near.
 fn suggestion(unknown: &str, known: &[&str]) -> String {
-    match nearest(unknown, known) {
+    match nearest(unknown, known.iter().copied()) {
         Some(name) => format!("; did you mean `{name}`?"),
         None if known.is_empty() => "; there are none here".to_owned(),
         None => format!("; known: {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     }
-}
-
-/// The known name that a misspelling most likely means.
-pub fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
-    let by_edits = known.iter().min_by_key(|name| strsim::damerau_levenshtein(unknown, name))?;
-    if strsim::damerau_levenshtein(unknown, by_edits) <= 2.max(unknown.len() / 3) {
-        return Some(by_edits);
-    }
-    // Words missing or swapped make many edits: a name that begins, ends with or holds the other is near too.
-    known.iter().copied().find(|name| name.contains(unknown) || unknown.contains(name)).or_else(|| {
-        let likeness = |name: &str| strsim::jaro_winkler(unknown, name);
-        let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-        (likeness(best) > 0.85).then_some(best)
-    })
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -1,8 +1,8 @@
 //! Settings: read from a TOML file, changed by `--set`, printed with their meaning.
 //!
-//! - [`file`]: a recipe file to a config struct, with errors that name file, line and key.
+//! - [`mod@file`]: a recipe file to a config struct, with errors that name file, line and key.
 //! - [`set`]: `--set a.b=value`.
-//! - [`print`]: a struct's defaults as TOML, with each field's doc comment.
+//! - [`mod@print`]: a struct's defaults as TOML, with each field's doc comment.
 //! - [`diff`]: which keys two configs differ in.
 
 pub mod diff;
