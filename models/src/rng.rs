@@ -24,6 +24,11 @@ pub fn for_sample(run_seed: u64, prompt_id: PromptId, sample_idx: u32) -> Seeded
     rng
 }
 
+/// Puts items into a random order (Fisher and Yates).
+pub fn shuffle<T>(items: &mut [T], rng: &mut SeededRng) {
+    rand::seq::SliceRandom::shuffle(items, rng);
+}
+
 /// FNV-1a's step (Fowler, Noll, Vo): hashes a purpose's name the same way on every platform.
 fn fnv1a(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -5,7 +5,9 @@
 //! - [`laws`]: what every run must satisfy.
 //! - [`scenario`]: a flow of fakes, described in numbers.
 //! - [`run`]: runs it.
+//! - [`command_line`]: a folder in which the binary can be run.
 
+pub mod command_line;
 pub mod fakes;
 pub mod laws;
 pub mod run;

@@ -13,6 +13,7 @@ use super::console::{Console, ConsoleEvent};
 use super::tensorboard::EventWriter;
 use super::update_line::update_line;
 use super::{gauges, numbers};
+use crate::flow::RunSink;
 use crate::rundir::samples::record_of;
 use crate::rundir::{JsonlWriter, RolloutWriter, RunDirError, StageDir};
 
@@ -100,6 +101,12 @@ impl PpoRecorder {
         }
         let scores = gold.scores(&requests)?;
         Ok(Some(scores.iter().map(|&score| f64::from(score)).sum::<f64>() / scores.len() as f64))
+    }
+}
+
+impl RunSink for PpoRecorder {
+    fn updated(&mut self, metrics: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {
+        self.record(metrics, trained)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::console::{Console, ConsoleEvent};
 use super::tensorboard::EventWriter;
 use crate::rundir::{JsonlWriter, RunDirError, Stage, StageDir};
+use crate::stages::context::StageObserver;
 
 /// A line of a training stage's `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct StepRecord {
 pub struct StageRecorder {
     stage: Stage,
     console: Console,
-    files: Files,
+    files: Option<Files>,
     phase: String,
     bar: ProgressBar,
 }
@@ -33,17 +34,22 @@ pub struct StageRecorder {
 impl StageRecorder {
     /// Starts the stage's metrics files.
     pub fn create(stage: Stage, dir: &StageDir, console: &Console) -> Result<Self, RunDirError> {
-        Ok(Self {
-            stage,
-            console: console.clone(),
-            files: Files::create(dir)?,
-            phase: String::new(),
-            bar: ProgressBar::hidden(),
-        })
+        Ok(Self { files: Some(Files::create(dir)?), ..Self::without_files(stage, console) })
     }
 
-    /// A part of the stage begins.
-    pub fn phase(&mut self, name: &str, n_steps: u64) {
+    /// Shows the stage on the console alone.
+    pub fn without_files(stage: Stage, console: &Console) -> Self {
+        Self { stage, console: console.clone(), files: None, phase: String::new(), bar: ProgressBar::hidden() }
+    }
+
+    /// The stage ends, whether complete or not: the bar goes.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl StageObserver for StageRecorder {
+    fn phase(&mut self, name: &str, n_steps: u64) {
         self.bar.finish_and_clear();
         self.phase = name.to_owned();
         let label = if name == self.stage.name() { name.to_owned() } else { format!("{}: {name}", self.stage.name()) };
@@ -51,9 +57,8 @@ impl StageRecorder {
         self.console.event(&ConsoleEvent::Phase { stage: self.stage, phase: name, n_steps });
     }
 
-    /// `n_done` of the phase's steps are done, with these numbers of the last one. A step without numbers moves the
-    /// bar alone.
-    pub fn step(&mut self, n_done: u64, metrics: &[(&'static str, f64)]) {
+    /// A step without numbers moves the bar alone.
+    fn step(&mut self, n_done: u64, metrics: &[(&'static str, f64)]) {
         self.bar.set_position(n_done);
         let message = metrics.iter().find(|(name, _)| *name == "loss").map(|(_, loss)| format!("loss {loss:.3}"));
         self.bar.set_message(message.unwrap_or_default());
@@ -61,15 +66,20 @@ impl StageRecorder {
             metrics.iter().map(|&(name, number)| (name.to_owned(), Value::from(number))).collect();
         let (stage, phase) = (self.stage, self.phase.as_str());
         self.console.event(&ConsoleEvent::Step { stage, phase, step: n_done, metrics: &metrics });
-        if !metrics.is_empty() {
+        if let Some(files) = &mut self.files
+            && !metrics.is_empty()
+        {
             let record = StepRecord { phase: phase.to_owned(), step: n_done, metrics };
-            self.files.write(&record, &self.console);
+            files.write(&record, &self.console);
         }
     }
 
-    /// The stage ends, whether complete or not: the bar goes.
-    pub fn finish(self) {
-        self.bar.finish_and_clear();
+    fn note(&mut self, text: &str) {
+        self.console.line(text);
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.console.warn(text);
     }
 }
 

@@ -41,7 +41,7 @@ impl Stage {
 
 /// Settings that change how fast a run goes or what is shown of it, but not what it comes to. They may differ when a
 /// run is continued.
-pub const EXEMPT_KEYS: [&str; 2] = ["ppo.n_rollouts_recorded", "metrics_addr"];
+pub const EXEMPT_KEYS: [&str; 1] = ["ppo.n_rollouts_recorded"];
 
 const LOCK_NAME: &str = ".lock";
 
@@ -55,7 +55,7 @@ pub struct RunDir {
 
 impl RunDir {
     /// Opens a directory for a run with this config, or makes it. A directory that holds a run is continued if its
-    /// config is the same but for [`EXEMPT_KEYS`].
+    /// config is the same but for [`EXEMPT_KEYS`], or if it has begun no stage yet.
     pub fn open<C: Serialize>(root: &Path, config: &C) -> Result<Self, RunDirError> {
         std::fs::create_dir_all(root).map_err(RunDirError::io(root))?;
         let lock = lock(root)?;
@@ -72,7 +72,7 @@ impl RunDir {
             let differences = config::differences(&there, &now);
             let differences: Vec<String> =
                 differences.iter().filter(|diff| counts(diff)).map(KeyDiff::to_string).collect();
-            if !differences.is_empty() {
+            if !differences.is_empty() && Stage::ALL.iter().any(|stage| run.stage(*stage).path.exists()) {
                 return Err(RunDirError::OtherConfig { path: root.to_owned(), differences });
             }
         } else if holds_other_files(root).map_err(RunDirError::io(root))? {
@@ -220,7 +220,12 @@ mod tests {
     #[test]
     fn other_settings_are_refused_with_every_key_that_differs_and_both_values() {
         let dir = tempfile::tempdir().unwrap();
-        drop(RunDir::open(dir.path(), &recipe("seed = 1\n[ppo]\nptx_coef = 27.8")).unwrap());
+        let run = RunDir::open(dir.path(), &recipe("seed = 0")).unwrap();
+        drop(run);
+        // Nothing has begun, so nothing was made by those settings.
+        let run = RunDir::open(dir.path(), &recipe("seed = 1\n[ppo]\nptx_coef = 27.8")).unwrap();
+        run.begin(Stage::Sft).unwrap();
+        drop(run);
         let error = RunDir::open(dir.path(), &recipe("seed = 2\n[ppo]\nptx_coef = 0.0")).unwrap_err().to_string();
         assert!(error.contains("  ppo.ptx_coef: 27.8 there, 0.0 now\n  seed: 1 there, 2 now\n"), "{error}");
         assert!(error.contains("--out"), "{error}");

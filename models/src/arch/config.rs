@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::weights::HeadKind;
 use crate::error::{Error, Result};
 use crate::kernels::{Gelu, HeadShape};
+
+const CONFIG_FILE: &str = "config.json";
 
 /// Whose names and layout the weights have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,15 +198,25 @@ impl Keys<'_> {
     }
 }
 
+/// Which head the model in this directory has, by the class that its `config.json` names: `…ForSequenceClassification`
+/// has a scalar one.
+pub fn head_kind_of(dir: &Path) -> Result<HeadKind> {
+    let config = read_json(&dir.join(CONFIG_FILE))?;
+    let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
+    Ok(if class.ends_with("ForSequenceClassification") { HeadKind::Scalar } else { HeadKind::Language })
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+    serde_json::from_str(&text).map_err(|e| Error::bad_file(path, format!("broken JSON: {e}")))
+}
+
 impl ModelConfig {
     /// Reads `config.json` in a model's directory. A key that could change the computation and is not known is an
     /// error.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|e| Error::bad_file(&path, format!("broken JSON: {e}")))?;
-        Self::from_hf(&path, value)
+        let path = dir.join(CONFIG_FILE);
+        Self::from_hf(&path, read_json(&path)?)
     }
 
     /// Reads the HuggingFace form; `path` is for messages.

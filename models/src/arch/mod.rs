@@ -7,7 +7,7 @@ mod heads;
 mod packed;
 mod weights;
 
-pub use config::{Family, Mlp, ModelConfig, Norm, Positions};
+pub use config::{Family, Mlp, ModelConfig, Norm, Positions, head_kind_of};
 pub use decoder::{Attend, Decoder, PackedAttention};
 pub use files::{load_model, save_model, scalar_from_language};
 pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};

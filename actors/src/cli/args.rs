@@ -1,0 +1,189 @@
+//! Commands and flags, and the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Takes a language model through SFT, reward model and PPO-ptx.
+#[derive(Debug, Parser)]
+#[command(
+    name = "collimate",
+    version,
+    about,
+    long_about = "Takes a causal language model through InstructGPT's recipe (Ouyang et al. 2022): supervised \
+        fine-tuning, a reward model from rankings, and PPO with pretraining gradients mixed in.\n\n\
+        A recipe file lists the stages; `collimate run` does them one after another and continues where an earlier \
+        attempt left off. Everything lands in one run directory.",
+    after_long_help = "Examples:\n  \
+        collimate run examples/instructgpt.toml\n  \
+        collimate run examples/instructgpt.toml --out runs/no-ptx --set ppo.ptx_coef=0\n  \
+        collimate config ppo\n  \
+        collimate generate runs/instructgpt/ppo/model --prompt \"It was\"\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
+        Ctrl-C once: the step in progress is finished and everything is written. Twice: the process ends at once."
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `collimate` does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Do every stage that a recipe lists, and continue an earlier attempt.
+    #[command(after_long_help = "Examples:\n  \
+        collimate run recipe.toml\n  \
+        collimate run recipe.toml --out runs/second --set seed=2\n  \
+        collimate run recipe.toml --json | jq 'select(.event == \"updated\") | .batch.score'")]
+    Run(RunArgs),
+    /// Train a tokenizer and a base model from raw text: the recipe's [pretrain] table.
+    Pretrain(RunArgs),
+    /// Fine-tune the base model on demonstrations: the recipe's [sft] table.
+    Sft(RunArgs),
+    /// Train the reward model on rankings: the recipe's [reward] table.
+    Reward(RunArgs),
+    /// Optimise the SFT model against the reward: the recipe's [ppo] table.
+    Ppo(RunArgs),
+    /// Continue prompts with a policy.
+    #[command(after_long_help = "Examples:\n  \
+        collimate generate runs/mine/ppo/model --prompt \"It was\"\n  \
+        collimate generate runs/mine/sft/model --prompts prompts.jsonl --n-samples 4 --json\n  \
+        collimate generate runs/mine/sft/model --prompt \"It was\" --greedy")]
+    Generate(GenerateArgs),
+    /// Give the log-probability of each token under a policy, or the score under a reward model.
+    #[command(
+        long_about = "Reads JSON lines, each {\"text\": …} or {\"prompt\": …, \"response\": …}, and writes one JSON \
+            object for each. Under a policy: tokens, and the log-probability (nats) of each; of a response, its end \
+            token included, or of a text, whose first token has none. Under a reward model: the score, read at the \
+            end token of the response or at the last token of the text.",
+        after_long_help = "Example:\n  \
+            echo '{\"prompt\": \"It was\", \"response\": \" a happy day.\"}' | collimate score runs/mine/reward/model"
+    )]
+    Score(ScoreArgs),
+    /// Print a stage's settings: every key with its default and a comment.
+    #[command(after_long_help = "Examples:\n  collimate config ppo\n  collimate config all > recipe.toml")]
+    Config {
+        /// Whose settings.
+        #[arg(value_enum)]
+        stage: ConfigOf,
+    },
+    /// Make a run's report.html again from its files, and print its results.
+    Report {
+        /// The run directory.
+        dir: PathBuf,
+    },
+}
+
+/// What the stages take.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The recipe, a TOML file. Its relative paths are relative to it.
+    #[arg(value_name = "FILE.toml")]
+    pub recipe: PathBuf,
+    /// The run directory. The same recipe continues the run in it. [default: runs/ and the recipe's name]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Change a setting of the recipe, as in ppo.ptx_coef=0. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON object for each event on standard output, instead of progress bars and tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Serve metrics for Prometheus at this port of the loopback interface, or at ADDRESS:PORT.
+    #[arg(long, value_name = "PORT")]
+    pub metrics_addr: Option<String>,
+}
+
+/// What `generate` takes.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The policy's directory.
+    #[arg(value_name = "MODEL_DIR")]
+    pub model: PathBuf,
+    /// A prompt. Can be given several times.
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub prompt: Vec<String>,
+    /// A file of prompts: JSON lines with `prompt`.
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// The longest response, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Divides the logits.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Sample from the K most likely tokens alone; 0 samples from all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Sample from the smallest set of most likely tokens that holds this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Take the most likely token always.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "n_samples", "seed"])]
+    pub greedy: bool,
+    /// Responses to each prompt.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub n_samples: u32,
+    /// Where the random numbers come from.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object for each response: prompt, response, token ids, their log-probabilities, finish reason.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `score` takes.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// The directory of a policy or of a reward model.
+    #[arg(value_name = "MODEL_DIR")]
+    pub model: PathBuf,
+    /// JSON lines; `-` is standard input.
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// Divides a policy's logits.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Where to compute: cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+/// Whose settings `config` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConfigOf {
+    /// What stands outside the tables, and [corpus].
+    Recipe,
+    /// [pretrain]
+    Pretrain,
+    /// [sft]
+    Sft,
+    /// [reward]
+    Reward,
+    /// [ppo]
+    Ppo,
+    /// All of it: a whole recipe.
+    All,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn generate_needs_a_prompt_and_greedy_takes_no_sampling_flag() {
+        let parse = |text: &str| CommandLine::try_parse_from(text.split(' '));
+        assert!(parse("collimate generate m").is_err());
+        assert!(parse("collimate generate m --prompt a --greedy").is_ok());
+        assert!(parse("collimate generate m --prompt a --greedy --top-k 3").is_err());
+        assert!(parse("collimate generate m --prompts f --n-samples 3").is_ok());
+    }
+}

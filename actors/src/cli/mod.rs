@@ -1,0 +1,112 @@
+//! The command line: what it takes, and what its exit code says.
+//!
+//! - [`args`]: commands and flags, and their help.
+//! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
+//! - [`generate`], [`score`]: a model at work.
+//! - [`config`]: a stage's settings, explained.
+//! - [`interrupt`]: Ctrl-C.
+
+pub mod args;
+pub mod config;
+pub mod generate;
+pub mod interrupt;
+pub mod run;
+pub mod score;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::report;
+use crate::rundir::{RunDir, RunDirError, summary};
+use args::{Command, CommandLine};
+
+/// Exit code of a run that was told to stop by Ctrl-C: 128 + SIGINT, as shells have it.
+pub const STOPPED: u8 = 130;
+
+/// How a command ended, when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All done.
+    Complete,
+    /// Told to stop; what was finished is kept.
+    Stopped,
+}
+
+/// Parses the command line, does what it says, and tells how that went: 0 done, 1 failed, 2 wrong usage,
+/// [`STOPPED`] stopped by Ctrl-C.
+pub fn main() -> ExitCode {
+    // Wrong usage ends here, with code 2.
+    let CommandLine { command } = CommandLine::parse();
+    match dispatch(command) {
+        Ok(Ended::Complete) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped) => ExitCode::from(STOPPED),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may read standard error either; the exit code says it.
+            let _ = writeln!(io::stderr(), "error: {}", in_words(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Ended> {
+    match command {
+        Command::Run(args) => return run::run(&args, None),
+        Command::Pretrain(args) => return run::run(&args, Some(crate::rundir::Stage::Pretrain)),
+        Command::Sft(args) => return run::run(&args, Some(crate::rundir::Stage::Sft)),
+        Command::Reward(args) => return run::run(&args, Some(crate::rundir::Stage::Reward)),
+        Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
+        Command::Generate(args) => generate::run(&args)?,
+        Command::Score(args) => score::run(&args)?,
+        Command::Config { stage } => print(&config::text(stage)?)?,
+        Command::Report { dir } => {
+            let run = RunDir::existing(&dir)?;
+            report::write(&run)?;
+            print(&report::text(&summary::read(&run)?, &dir))?;
+        }
+    }
+    Ok(Ended::Complete)
+}
+
+/// Writes to standard output, as an error rather than a panic where that fails.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// The error with what caused it. The libraries' errors quote their causes themselves; those are not said twice.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Whether the error is only that nobody reads any more, as in `collimate config ppo | head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    let run_dir = error.downcast_ref::<RunDirError>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) && run_dir.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let quoted = RunDirError::Io { path: "x".into(), source: io::Error::other("full") };
+        let error = Err::<(), _>(quoted).context("writing").unwrap_err();
+        assert_eq!(in_words(&error), "writing: x: full");
+    }
+}

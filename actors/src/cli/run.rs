@@ -1,0 +1,49 @@
+//! `run` and the stages' commands.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::args::RunArgs;
+use super::{Ended, interrupt, print};
+use crate::observe::{Console, ConsoleEvent, prometheus};
+use crate::rundir::{RunDir, Stage};
+use crate::stages::context::StopFlag;
+use crate::stages::recipe::Recipe;
+use crate::stages::run;
+use crate::{config, device, report};
+
+/// Runs the recipe, or one stage of it.
+pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
+    let mut recipe: Recipe = config::load(&args.recipe, &args.set)?;
+    let file = std::path::absolute(&args.recipe).with_context(|| args.recipe.display().to_string())?;
+    recipe.resolve_paths(file.parent().unwrap_or(Path::new("/")));
+    let root = match &args.out {
+        Some(out) => out.clone(),
+        None => PathBuf::from("runs").join(args.recipe.file_stem().context("a recipe has a name")?),
+    };
+    // What can be refused without touching the disk comes first.
+    device::open(&recipe.device.0)?;
+    if let Some(address) = &args.metrics_addr {
+        prometheus::serve(prometheus::parse_address(address)?)?;
+    }
+    let dir = RunDir::open(&root, &recipe)?;
+    let console = Console::new(args.json);
+    let stop = StopFlag::default();
+    interrupt::on_ctrl_c(stop.clone()).context("listening for Ctrl-C")?;
+
+    match run::run(&recipe, only, &dir, &console, &stop) {
+        Ok(summary) => {
+            console.event(&ConsoleEvent::Finished { dir: &root, summary: &summary });
+            if !console.is_json() {
+                print(&report::text(&summary, &root))?;
+            }
+            Ok(Ended::Complete)
+        }
+        Err(failure) if failure.is_stopped() => {
+            console.event(&ConsoleEvent::Stopped { dir: &root });
+            Ok(Ended::Stopped)
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}

@@ -1,0 +1,138 @@
+//! What every stage is given, and what it fails with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use collimate_models::Device;
+use collimate_protocol::RoleError;
+
+use crate::device::DeviceError;
+use crate::flow::RunError;
+use crate::rundir::RunDirError;
+
+/// Why a stage did not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A file, a setting or a computation.
+    #[error(transparent)]
+    Model(#[from] collimate_models::Error),
+    /// A role of PPO, a labeler or a reward function.
+    #[error("{0}")]
+    Role(RoleError),
+    /// A setting that makes no sense, or that needs another.
+    #[error("{0}")]
+    Setting(String),
+    /// The flow of PPO.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The stage's own folder.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The device is not there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The run was told to stop.
+    #[error("stopped before the stage was complete")]
+    Stopped,
+}
+
+impl From<RoleError> for StageError {
+    fn from(error: RoleError) -> Self {
+        Self::Role(error)
+    }
+}
+
+/// Asks a stage to stop at its next step. Clones share one flag.
+#[derive(Clone, Debug)]
+pub struct StopFlag {
+    asked: Arc<watch::Sender<bool>>,
+    heard: watch::Receiver<bool>,
+}
+
+impl Default for StopFlag {
+    fn default() -> Self {
+        let (asked, heard) = watch::channel(false);
+        Self { asked: Arc::new(asked), heard }
+    }
+}
+
+impl StopFlag {
+    /// Asks.
+    pub fn stop(&self) {
+        self.asked.send_replace(true);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_stopped(&self) -> bool {
+        *self.heard.borrow()
+    }
+
+    /// Waits until somebody asks.
+    pub async fn stopped(&mut self) {
+        // The sender lives as long as this flag.
+        let _ = self.heard.wait_for(|asked| *asked).await;
+    }
+}
+
+/// What watches a stage: progress on the terminal, metrics files. A failing observer must not fail the stage.
+pub trait StageObserver: Send {
+    /// A part of the stage begins: what it does, and how many steps it will take.
+    fn phase(&mut self, name: &str, n_steps: u64);
+
+    /// `n_done` steps of the phase are done; `metrics` are named numbers of the last one, by the last parts of their
+    /// names in `metrics.jsonl`.
+    fn step(&mut self, n_done: u64, metrics: &[(&'static str, f64)]);
+
+    /// Something that a person should read.
+    fn note(&mut self, text: &str);
+
+    /// Something is wrong that stops nothing.
+    fn warn(&mut self, text: &str);
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl StageObserver for Unobserved {
+    fn phase(&mut self, _name: &str, _n_steps: u64) {}
+    fn step(&mut self, _n_done: u64, _metrics: &[(&'static str, f64)]) {}
+    fn note(&mut self, _text: &str) {}
+    fn warn(&mut self, _text: &str) {}
+}
+
+/// What every stage is given.
+pub struct StageContext<'a> {
+    /// The run's seed.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: Device,
+    /// The stage's own folder in the run directory; it exists.
+    pub out_dir: PathBuf,
+    /// Checked between steps.
+    pub stop: StopFlag,
+    /// Told what happens.
+    pub observer: &'a mut dyn StageObserver,
+    /// When the stage began.
+    pub started: Instant,
+}
+
+impl StageContext<'_> {
+    /// Where the stage writes its model.
+    pub fn model_dir(&self) -> PathBuf {
+        self.out_dir.join("model")
+    }
+
+    /// Ends the stage here if the run was told to stop.
+    pub fn check_stop(&self) -> Result<(), StageError> {
+        if self.stop.is_stopped() { Err(StageError::Stopped) } else { Ok(()) }
+    }
+
+    /// Seconds since the stage began.
+    pub fn elapsed_s(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,21 @@
+//! What each command does: the stages of the recipe, as library calls.
+//!
+//! - [`recipe`]: the recipe file. [`run`]: its stages, one after another, in a run directory.
+//! - [`context`]: what every stage is given.
+//! - [`pretrain`], [`sft`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
+//! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them.
+//! - [`sampling`], [`labeler`], [`evaluate`]: what reward and PPO stage need around them.
+
+pub mod context;
+pub mod evaluate;
+pub mod inputs;
+pub mod labeler;
+pub mod ppo;
+pub mod ppo_config;
+pub mod ppo_parts;
+pub mod pretrain;
+pub mod recipe;
+pub mod reward;
+pub mod run;
+pub mod sampling;
+pub mod sft;

@@ -1,0 +1,133 @@
+//! `ppo`: SFT model and reward model to aligned policy, on the flow.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use collimate_models::arch::{HeadKind, Weights, save_model};
+use collimate_models::roles::PpoLearner;
+use collimate_protocol::messages::RunEvent;
+use collimate_protocol::records::PpoSummary;
+use collimate_protocol::roles::{Detokenizer, RewardFunction};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::context::{StageContext, StageError};
+use super::evaluate::{Judge, side_by_side};
+use super::ppo_config::PpoStageConfig;
+use super::ppo_parts::{PpoParts, StageFlow};
+use super::recipe::CorpusConfig;
+use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
+use crate::observe::gauges;
+
+/// Samples of both policies that the summary keeps.
+const N_SAMPLES: usize = 24;
+
+/// For whoever makes the sink: what it needs to write text, and to judge a batch.
+pub struct SinkParts {
+    /// For the text of rollouts.
+    pub detokenizer: Arc<dyn Detokenizer>,
+    /// The gold scorer, where the run has one.
+    pub gold: Option<Box<dyn RewardFunction>>,
+}
+
+/// Trains the policy from the SFT model in `sft`. `make_sink` makes what writes updates down.
+///
+/// Blocks until the run has ended. The flow itself can be had from [`PpoParts`], to be started in a runtime of one's
+/// own.
+pub fn run(
+    config: &PpoStageConfig,
+    sft: &Path,
+    reward_model: Option<&Path>,
+    corpus: Option<&CorpusConfig>,
+    context: &mut StageContext<'_>,
+    make_sink: impl FnOnce(SinkParts) -> Result<Box<dyn RunSink>, StageError>,
+) -> Result<PpoSummary, StageError> {
+    let parts = PpoParts::load(config, sft, reward_model, corpus, context)?;
+    let make_gold = || config.stage.gold.as_ref().map(|gold| gold.build()).transpose();
+    let mut reference = parts.reference(config)?;
+    let mut reward = parts.reward(config)?;
+    let mut gold = make_gold()?;
+    let mut judge = Judge {
+        prompts: &parts.heldout_prompts,
+        text: &parts.heldout_text,
+        reference: &mut reference,
+        reward: reward.as_mut(),
+        gold: gold.as_mut().map(|gold| gold.as_mut() as &mut dyn RewardFunction),
+        params: parts.sampling(config),
+        tokenizer: &parts.tokenizer,
+        seed: context.seed,
+        microbatch_tokens: config.objective.microbatch_tokens,
+    };
+    context.observer.phase("judge the SFT policy", parts.heldout_prompts.len() as u64);
+    let (before, before_samples) =
+        judge.judge(&parts.sft.config, &parts.sft.weights, &context.stop, context.observer)?;
+
+    let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()? })?;
+    let flow = parts.flow(config, sink, context)?;
+    context.observer.note(&config.flow.staleness_bound().to_string());
+    let outcome = run_flow(flow, &config.flow, context)?;
+    let weights = match outcome.trainer.ema_weights()? {
+        Some(averaged) => averaged,
+        None => (*outcome.snapshot.policy).clone(),
+    };
+    save_model(&context.model_dir(), &parts.sft.config, HeadKind::Language, &weights)?;
+    parts.tokenizer.save(&context.model_dir())?;
+    if outcome.stopped {
+        context.observer.note(&format!(
+            "stopped at {} of {} updates; the policy as it is lies in {}",
+            outcome.version.0,
+            config.flow.n_updates,
+            context.model_dir().display()
+        ));
+        return Err(StageError::Stopped);
+    }
+
+    context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
+    let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
+    Ok(PpoSummary {
+        before,
+        after,
+        tickets: outcome.tickets,
+        n_updates: outcome.version.0,
+        ptx_coef: config.objective.ptx_coef,
+        samples: side_by_side(&before_samples, &after_samples, N_SAMPLES),
+        elapsed_s: context.elapsed_s(),
+    })
+}
+
+/// Runs the flow to its end in a runtime of its own, in which messages pass and nothing is computed.
+fn run_flow(
+    flow: StageFlow,
+    config: &FlowConfig,
+    context: &mut StageContext<'_>,
+) -> Result<FlowOutcome<Weights, PpoLearner>, StageError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::Actors(format!("no thread for them: {error}")))?;
+    runtime.block_on(async {
+        let handle = flow.start(config).await?;
+        let (control, mut events, mut status) = (handle.control(), handle.events(), handle.status());
+        let mut stop = context.stop.clone();
+        let mut is_stopping = false;
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Ok(RunEvent::Warning { role, message }) => context.observer.warn(&format!("{role}: {message}")),
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                },
+                changed = status.changed() => match changed {
+                    Ok(()) => gauges::show_status(&status.borrow_and_update()),
+                    Err(_) => break,
+                },
+                () = stop.stopped(), if !is_stopping => {
+                    is_stopping = true;
+                    control.stop();
+                }
+            }
+        }
+        Ok(handle.wait().await?)
+    })
+}

@@ -1,0 +1,242 @@
+//! What PPO is made of: models, prompts, text and scores, from the stage's settings.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_language};
+use collimate_models::data::corpus::{Corpus, Split, split_by_index};
+use collimate_models::data::prompts::{read_prompts, tokenize_prompts};
+use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
+use collimate_models::generate::SamplingParams;
+use collimate_models::rng;
+use collimate_models::roles::{
+    FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
+};
+use collimate_models::train::LmExample;
+use collimate_protocol::roles::{PretrainSource, RewardFunction, Sampler};
+
+use super::context::{StageContext, StageError};
+use super::inputs::{InputModel, load_corpus};
+use super::ppo_config::PpoStageConfig;
+use super::recipe::CorpusConfig;
+use crate::flow::{PpoFlow, PromptSupply, RunSink};
+use crate::rewards::SubprocessReward;
+
+/// The flow that the stage runs.
+pub type StageFlow = PpoFlow<Weights, PpoLearner>;
+
+/// Everything that PPO and its evaluation read, loaded and checked.
+pub struct PpoParts {
+    /// The SFT model, with the tokenizer of the whole stage.
+    pub sft: InputModel,
+    /// The same tokenizer, for those who keep it.
+    pub tokenizer: Arc<collimate_models::tokenizer::Tokenizer>,
+    /// The reward model's shape and weights, where there is one.
+    pub reward_model: Option<(Arc<ModelConfig>, Weights)>,
+    /// Prompts to sample from.
+    pub prompts: Vec<Vec<u32>>,
+    /// Prompts that both policies are judged on.
+    pub heldout_prompts: Vec<Vec<u32>>,
+    /// Text that both policies are judged on; empty without a corpus.
+    pub heldout_text: Vec<LmExample>,
+    /// Pretraining text, where PPO-ptx needs it.
+    ptx_stream: Option<Arc<[u32]>>,
+}
+
+impl PpoParts {
+    /// Loads what the settings name.
+    pub fn load(
+        config: &PpoStageConfig,
+        sft: &Path,
+        reward_model: Option<&Path>,
+        corpus: Option<&CorpusConfig>,
+        context: &StageContext<'_>,
+    ) -> Result<Self, StageError> {
+        check(config, reward_model)?;
+        let sft = InputModel::load(sft, HeadKind::Language, context)?;
+        let reward_model = reward_model.map(|dir| load_reward_model(dir, &sft, context)).transpose()?;
+        let cut = corpus.map(|_| load_corpus(corpus, &sft.tokenizer, "[ppo]")).transpose()?;
+
+        let (prompts, heldout_prompts) = load_prompts(config, &sft, corpus, cut.as_ref())?;
+        let needs_text = config.objective.ptx_sequences_per_step() > 0;
+        let ptx_stream = match &cut {
+            Some(cut) if needs_text => Some(Arc::from(cut.token_stream(Split::Train))),
+            None if needs_text => {
+                return Err(StageError::Setting(format!(
+                    "ppo.ptx_coef is {}, but there is no [corpus] table with text to mix in; add one, or set \
+                     ppo.ptx_coef to 0",
+                    config.objective.ptx_coef
+                )));
+            }
+            _ => None,
+        };
+        let heldout_text = match &cut {
+            None => Vec::new(),
+            Some(cut) => {
+                let stream = cut.token_stream(Split::Heldout);
+                consecutive_windows(&stream, config.stage.ptx_seq_len, config.stage.evaluate.n_sequences)?
+                    .into_iter()
+                    .map(LmExample::text)
+                    .collect()
+            }
+        };
+        let tokenizer = Arc::new(sft.tokenizer.clone());
+        Ok(Self { sft, tokenizer, reward_model, prompts, heldout_prompts, heldout_text, ptx_stream })
+    }
+
+    /// How responses are sampled, in training and in evaluation alike.
+    pub fn sampling(&self, config: &PpoStageConfig) -> SamplingParams {
+        SamplingParams {
+            temperature: config.objective.temperature as f32,
+            max_new_tokens: config.stage.max_new_tokens,
+            ..SamplingParams::default()
+        }
+    }
+
+    /// The frozen SFT model, as reference.
+    pub fn reference(&self, config: &PpoStageConfig) -> Result<FrozenReference, StageError> {
+        Ok(FrozenReference::new(&self.sft.config, &self.sft.weights, config.objective.temperature as f32)?)
+    }
+
+    /// What gives the scores: each call makes another.
+    pub fn reward(&self, config: &PpoStageConfig) -> Result<Box<dyn RewardFunction>, StageError> {
+        if let Some(builtin) = &config.stage.builtin {
+            return Ok(builtin.build()?);
+        }
+        if let Some(process) = &config.stage.process {
+            let process = SubprocessReward::start(process).map_err(|error| StageError::Role(error.into()))?;
+            return Ok(Box::new(process));
+        }
+        let (config, weights) = self.reward_model.as_ref().ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
+        Ok(Box::new(RewardModelScorer::new(config, weights)?))
+    }
+
+    /// Joins the roles.
+    pub fn flow(
+        &self,
+        config: &PpoStageConfig,
+        sink: Box<dyn RunSink>,
+        context: &StageContext<'_>,
+    ) -> Result<StageFlow, StageError> {
+        let PpoStageConfig { stage, flow, objective } = config;
+        let (value_config, value) = match &self.reward_model {
+            Some((value_config, weights)) => (value_config.clone(), weights.clone()),
+            None => {
+                let mut rng = rng::for_purpose(context.seed, "scalar head");
+                let weights = scalar_from_language(&self.sft.config, &self.sft.weights, &mut rng)?;
+                (self.sft.config.clone(), weights)
+            }
+        };
+        let samplers = (0..stage.n_generators).map(|_| -> Result<Box<dyn Sampler<Weights>>, StageError> {
+            let params = self.sampling(config);
+            Ok(Box::new(PolicySampler::new(self.sft.config.clone(), stage.n_slots, params, context.seed)?))
+        });
+        let pretrain = self.ptx_stream.as_ref().map(|stream| -> Result<Box<dyn PretrainSource>, StageError> {
+            let n_sequences = objective.ptx_sequences_per_step();
+            Ok(Box::new(PretrainWindows::new(stream.clone(), stage.ptx_seq_len, n_sequences, context.seed)?))
+        });
+        let trainer = PpoLearner::new(PpoStart {
+            config: objective,
+            seed: context.seed,
+            batch_size: flow.batch_size,
+            n_updates: flow.n_updates,
+            policy_config: &self.sft.config,
+            policy: &self.sft.weights,
+            value_config: &value_config,
+            value: &value,
+            device: &context.device,
+        })?;
+        Ok(PpoFlow {
+            prompts: PromptSupply::new(self.prompts.clone(), context.seed)?,
+            samplers: samplers.collect::<Result<_, _>>()?,
+            reference: Box::new(self.reference(config)?),
+            reward: self.reward(config)?,
+            detokenizer: self.tokenizer.clone(),
+            experience_maker: Box::new(PpoExperienceMaker::new(objective, &value_config, &context.device)?),
+            pretrain: pretrain.transpose()?,
+            trainer,
+            sink,
+        })
+    }
+}
+
+const NO_REWARD: &str = "[ppo] has nothing that gives scores: give it a `reward_model`, a [reward] stage before it, a \
+                         [ppo.builtin] table or a [ppo.process] table";
+
+/// What can be refused before any model is read.
+fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), StageError> {
+    let PpoStageConfig { stage, flow, objective } = config;
+    objective.validate()?;
+    flow.validate()?;
+    let at_least_1 = [
+        ("max_new_tokens", stage.max_new_tokens),
+        ("n_generators", stage.n_generators),
+        ("n_slots", stage.n_slots),
+        ("evaluate.n_prompts", stage.evaluate.n_prompts),
+        ("evaluate.n_sequences", stage.evaluate.n_sequences),
+    ];
+    if let Some((key, _)) = at_least_1.iter().find(|(_, n)| *n == 0) {
+        return Err(StageError::Setting(format!("ppo.{key} is 0, it must be at least 1")));
+    }
+    match (reward_model, &stage.builtin, &stage.process) {
+        (_, Some(_), Some(_)) => {
+            Err(StageError::Setting("[ppo.builtin] and [ppo.process] both give scores: keep one of them".into()))
+        }
+        (None, None, None) => Err(StageError::Setting(NO_REWARD.into())),
+        _ => Ok(()),
+    }
+}
+
+fn load_reward_model(
+    dir: &Path,
+    sft: &InputModel,
+    context: &StageContext<'_>,
+) -> Result<(Arc<ModelConfig>, Weights), StageError> {
+    let model = InputModel::load(dir, HeadKind::Scalar, context)?;
+    // Its ids would mean other words to it than to the policy.
+    sft.tokenizer.require_same(&sft.dir.display().to_string(), &model.tokenizer, &dir.display().to_string())?;
+    Ok((model.config, model.weights))
+}
+
+/// Prompts for training and held out.
+fn load_prompts(
+    config: &PpoStageConfig,
+    sft: &InputModel,
+    corpus: Option<&CorpusConfig>,
+    cut: Option<&Corpus>,
+) -> Result<(Vec<Vec<u32>>, Vec<Vec<u32>>), StageError> {
+    let stage = &config.stage;
+    let (train, mut heldout) = match (&stage.prompts, corpus.zip(cut)) {
+        (Some(path), _) => {
+            let records = read_prompts(path)?;
+            let prompts = tokenize_prompts(&records, &sft.tokenizer, sft.config.context_len, stage.max_new_tokens)?;
+            split_by_index(prompts, stage.evaluate.heldout_share)
+        }
+        (None, Some((lengths, cut))) => {
+            let prompts = |split| -> Vec<Vec<u32>> {
+                let continuations = cut.continuations(split, lengths.prompt_tokens, lengths.response_tokens);
+                continuations.into_iter().map(|continuation| continuation.prompt).collect()
+            };
+            let n_tokens = lengths.prompt_tokens + usize::from(sft.tokenizer.bos().is_some());
+            if n_tokens + stage.max_new_tokens > sft.config.context_len {
+                return Err(StageError::Setting(format!(
+                    "corpus.prompt_tokens = {} and ppo.max_new_tokens = {} do not fit the model's context of {}",
+                    lengths.prompt_tokens, stage.max_new_tokens, sft.config.context_len
+                )));
+            }
+            (prompts(Split::Train), prompts(Split::Heldout))
+        }
+        (None, None) => {
+            return Err(StageError::Setting("[ppo] needs `prompts`, or a [corpus] table to cut them from".into()));
+        }
+    };
+    if train.is_empty() || heldout.is_empty() {
+        return Err(StageError::Setting(format!(
+            "{} prompts to sample from and {} held out: there must be at least one of each",
+            train.len(),
+            heldout.len()
+        )));
+    }
+    heldout.truncate(stage.evaluate.n_prompts);
+    Ok((train, heldout))
+}

@@ -1,0 +1,217 @@
+//! `reward`: SFT model and comparisons to reward model.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use collimate_models::arch::{HeadKind, save_model, scalar_from_language};
+use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
+use collimate_models::data::corpus::{Split, split_by_index};
+use collimate_models::generate::SamplingParams;
+use collimate_models::reward::BuiltinReward;
+use collimate_models::rng;
+use collimate_models::train::{
+    LmExample, OptimConfig, RankedResponses, RewardTrainer, pair_accuracy, shuffled_minibatches,
+};
+use collimate_protocol::records::{Comparison, RewardSummary};
+use collimate_protocol::roles::RewardRequest;
+
+use super::context::{StageContext, StageError};
+use super::inputs::{InputModel, load_corpus};
+use super::recipe::CorpusConfig;
+use super::sft::load_demonstrations;
+use super::{labeler, sampling};
+
+/// Demonstrations whose mean score is shifted to 0.
+const N_BIAS_DEMONSTRATIONS: usize = 512;
+/// Where the rankings of simulated labelers are written, in the stage's folder.
+pub const COMPARISONS_FILE: &str = "comparisons.jsonl";
+
+/// SFT model and comparisons to reward model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardConfig {
+    /// The SFT model's directory. Without it, the sft stage's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sft: Option<PathBuf>,
+    /// JSON lines with `prompt`, `responses` and `ranks`. Give this or `labeler`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparisons: Option<PathBuf>,
+    /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labeler: Option<LabelerConfig>,
+    /// JSON lines with `prompt` and `response`, whose mean score the bias shifts to 0. Without it, demonstrations are
+    /// cut from the corpus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub demonstrations: Option<PathBuf>,
+    /// Share of the comparisons that is held out to measure accuracy.
+    pub heldout_share: f64,
+    /// Passes over the comparisons.
+    pub n_epochs: usize,
+    /// Comparisons in one optimiser step; all responses of each stay together.
+    pub batch_size: usize,
+    /// The optimiser.
+    pub optim: OptimConfig,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self {
+            sft: None,
+            comparisons: None,
+            labeler: None,
+            demonstrations: None,
+            heldout_share: 0.2,
+            // More passes overfit (Ouyang et al. 2022, section 3.5).
+            n_epochs: 1,
+            batch_size: 16,
+            optim: OptimConfig { lr: 1e-4, weight_decay: 0.0, ..OptimConfig::default() },
+        }
+    }
+}
+
+/// Labelers simulated by a gold scorer (Gao et al. 2023).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelerConfig {
+    /// What the labelers like. The reward model sees their rankings alone.
+    pub gold: BuiltinReward,
+    /// Prompts to label; they are cut from the corpus.
+    pub n_prompts: usize,
+    /// Responses ranked for each prompt, 2 to 9.
+    pub k: usize,
+    /// The longest response, in tokens.
+    pub max_new_tokens: usize,
+    /// What divides the logits.
+    #[serde(default = "one")]
+    pub temperature: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Trains the reward model from the SFT model in `sft`.
+pub fn run(
+    config: &RewardConfig,
+    sft: &Path,
+    corpus: Option<&CorpusConfig>,
+    context: &mut StageContext<'_>,
+) -> Result<RewardSummary, StageError> {
+    let sft = InputModel::load(sft, HeadKind::Language, context)?;
+    let comparisons_path = match (&config.comparisons, &config.labeler) {
+        (Some(path), None) => path.clone(),
+        (None, Some(labeler)) => label(labeler, &sft, corpus, context)?,
+        _ => {
+            return Err(StageError::Setting("[reward] needs either `comparisons` or a [reward.labeler] table".into()));
+        }
+    };
+    let records = read_comparisons(&comparisons_path)?;
+    let ranked = tokenize_comparisons(&records, &sft.tokenizer, sft.config.context_len)?;
+    let k = ranked.iter().map(|comparison| comparison.ranks.len()).max().unwrap_or(0);
+    let (train, heldout) = split_by_index(ranked, config.heldout_share);
+    if train.is_empty() || heldout.is_empty() {
+        return Err(StageError::Setting(format!(
+            "{}: {} comparisons to train on and {} held out: there must be at least one of each",
+            comparisons_path.display(),
+            train.len(),
+            heldout.len()
+        )));
+    }
+
+    let mut rng = rng::for_purpose(context.seed, "order of comparisons");
+    let minibatches: Vec<Vec<usize>> =
+        (0..config.n_epochs).flat_map(|_| shuffled_minibatches(train.len(), config.batch_size, &mut rng)).collect();
+    let weights = scalar_from_language(&sft.config, &sft.weights, &mut rng::for_purpose(context.seed, "scalar head"))?;
+    let mut trainer = RewardTrainer::new(&sft.config, &weights, &config.optim, minibatches.len() as u64)?;
+    let budget = config.optim.microbatch_tokens;
+    context.observer.phase("reward", minibatches.len() as u64);
+    let steps_per_epoch = train.len().div_ceil(config.batch_size);
+    for (step_idx, minibatch) in minibatches.iter().enumerate() {
+        context.check_stop()?;
+        let batch: Vec<RankedResponses> = minibatch.iter().map(|&idx| train[idx].clone()).collect();
+        let step = trainer.step(&batch)?;
+        let mut metrics = vec![("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr)];
+        if (step_idx + 1) % steps_per_epoch == 0 {
+            metrics.push(("heldout_accuracy", pair_accuracy(&trainer.model()?, &heldout, budget)?.mean));
+        }
+        context.observer.step(step_idx as u64 + 1, &metrics);
+    }
+    let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
+    let demonstrations =
+        load_demonstrations(config.demonstrations.as_deref(), 0.5, corpus, &sft.tokenizer, &sft.config)?;
+    let demonstrations: Vec<Vec<u32>> =
+        demonstrations.train.into_iter().take(N_BIAS_DEMONSTRATIONS).map(|LmExample { tokens, .. }| tokens).collect();
+    let bias = trainer.shift_bias(&demonstrations)?;
+    let weights = trainer.weights()?;
+    save_model(&context.model_dir(), &sft.config, HeadKind::Scalar, &weights)?;
+    sft.tokenizer.save(&context.model_dir())?;
+    Ok(RewardSummary {
+        heldout_accuracy: accuracy.mean,
+        heldout_accuracy_stderr: accuracy.stderr,
+        n_heldout_pairs: accuracy.n_pairs,
+        k,
+        n_comparisons: train.len(),
+        bias: f64::from(bias),
+        elapsed_s: context.elapsed_s(),
+    })
+}
+
+/// Samples K responses to each prompt and lets the gold scorer rank them; returns the file of comparisons.
+fn label(
+    config: &LabelerConfig,
+    sft: &InputModel,
+    corpus: Option<&CorpusConfig>,
+    context: &mut StageContext<'_>,
+) -> Result<PathBuf, StageError> {
+    if !(2..=9).contains(&config.k) {
+        return Err(StageError::Setting(format!("reward.labeler.k is {}, expected 2 to 9", config.k)));
+    }
+    let mut gold = config.gold.build()?;
+    let cut = load_corpus(corpus, &sft.tokenizer, "[reward.labeler]")?;
+    let lengths = corpus.cloned().unwrap_or_default();
+    let mut prompts: Vec<Vec<u32>> = cut
+        .continuations(Split::Train, lengths.prompt_tokens, lengths.response_tokens)
+        .into_iter()
+        .map(|continuation| continuation.prompt)
+        .collect();
+    if prompts.len() < config.n_prompts {
+        return Err(StageError::Setting(format!(
+            "reward.labeler.n_prompts is {}, but the corpus gives only {} prompts",
+            config.n_prompts,
+            prompts.len()
+        )));
+    }
+    let mut rng = rng::for_purpose(context.seed, "prompts to label");
+    rng::shuffle(&mut prompts, &mut rng);
+    prompts.truncate(config.n_prompts);
+
+    let params = SamplingParams {
+        temperature: config.temperature as f32,
+        max_new_tokens: config.max_new_tokens,
+        ..SamplingParams::default()
+    };
+    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &sft.weights, params, context.seed)?;
+    let ticketed = sampling::ticketed(&prompts, config.k as u32);
+    context.observer.phase("samples to rank", ticketed.len() as u64);
+    let observer = &mut *context.observer;
+    let rollouts = sampling::sample_all(&mut sampler, &snapshot, ticketed, |n_done| observer.step(n_done as u64, &[]))?;
+    context.check_stop()?;
+    let requests =
+        rollouts.iter().map(|rollout| RewardRequest::of(rollout, &sft.tokenizer)).collect::<Result<Vec<_>, _>>()?;
+    let comparisons = labeler::rank(gold.as_mut(), &requests, config.k)?;
+    let path = context.out_dir.join(COMPARISONS_FILE);
+    write_comparisons(&path, &comparisons)?;
+    Ok(path)
+}
+
+fn write_comparisons(path: &Path, comparisons: &[Comparison]) -> Result<(), StageError> {
+    let mut bytes = Vec::new();
+    for comparison in comparisons {
+        serde_json::to_writer(&mut bytes, comparison).expect("a comparison is plain data");
+        bytes.write_all(b"\n").expect("a Vec takes everything");
+    }
+    Ok(collimate_models::durable::write_file(path, &bytes)?)
+}

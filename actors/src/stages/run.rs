@@ -1,0 +1,195 @@
+//! A recipe's stages, one after another, in a run directory. A stage that is complete there is not run again.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use collimate_protocol::records::Summary;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::context::{StageContext, StageError, StopFlag};
+use super::recipe::Recipe;
+use super::{ppo, pretrain, reward, sft};
+use crate::observe::ppo_recorder::PpoRecorderParts;
+use crate::observe::{Console, ConsoleEvent, PpoRecorder, StageRecorder};
+use crate::rundir::{RunDir, RunDirError, Stage, StageDir, StageMarker, summary};
+use crate::{device, report};
+
+/// How a run fails. What was finished before stays, and the same command continues after it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFailure {
+    /// A stage.
+    #[error("{}: {source}", stage.name())]
+    Stage {
+        /// Which.
+        stage: Stage,
+        /// With what.
+        source: StageError,
+    },
+    /// The run directory itself.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// There is nothing to run.
+    #[error("{0}")]
+    Recipe(String),
+}
+
+impl RunFailure {
+    /// Whether the run did not fail but was told to stop.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stage { source: StageError::Stopped, .. })
+    }
+}
+
+/// Runs the recipe's stages, or `only` one of them, and writes summary and report.
+pub fn run(
+    recipe: &Recipe,
+    only: Option<Stage>,
+    dir: &RunDir,
+    console: &Console,
+    stop: &StopFlag,
+) -> Result<Summary, RunFailure> {
+    let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lists(recipe, *stage)).collect();
+    if stages.is_empty() {
+        return Err(RunFailure::Recipe(
+            "the recipe lists no stage; give it a [pretrain], [sft], [reward] or [ppo] table".into(),
+        ));
+    }
+    if let Some(only) = only.filter(|only| !stages.contains(only)) {
+        return Err(RunFailure::Recipe(format!("the recipe has no [{}] table", only.name())));
+    }
+    let runner = Runner { recipe, dir, console, stop };
+    for stage in stages.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
+        let done = runner.stage(stage);
+        // What there is so far is worth a page also when the stage failed. A page can be made again by
+        // `collimate report`, so without one the run goes on.
+        let shown = summary::write(dir, recipe.seed).and_then(|_| report::write(dir));
+        done?;
+        if let Err(error) = shown {
+            console.warn(&error.to_string());
+        }
+    }
+    Ok(summary::write(dir, recipe.seed)?)
+}
+
+fn lists(recipe: &Recipe, stage: Stage) -> bool {
+    match stage {
+        Stage::Pretrain => recipe.pretrain.is_some(),
+        Stage::Sft => recipe.sft.is_some(),
+        Stage::Reward => recipe.reward.is_some(),
+        Stage::Ppo => recipe.ppo.is_some(),
+    }
+}
+
+struct Runner<'a> {
+    recipe: &'a Recipe,
+    dir: &'a RunDir,
+    console: &'a Console,
+    stop: &'a StopFlag,
+}
+
+impl Runner<'_> {
+    fn stage(&self, stage: Stage) -> Result<(), RunFailure> {
+        let at = |source| RunFailure::Stage { stage, source };
+        let recipe = self.recipe;
+        let corpus = recipe.corpus.as_ref();
+        match stage {
+            Stage::Pretrain => {
+                let Some(config) = &recipe.pretrain else { return Ok(()) };
+                self.complete(stage, config, |context, _| pretrain::run(config, corpus, context))
+            }
+            Stage::Sft => {
+                let Some(config) = &recipe.sft else { return Ok(()) };
+                let base = self.input(config.base.as_deref(), "sft.base", Stage::Pretrain).map_err(at)?;
+                self.complete(stage, config, |context, _| sft::run(config, &base, corpus, context))
+            }
+            Stage::Reward => {
+                let Some(config) = &recipe.reward else { return Ok(()) };
+                let sft = self.input(config.sft.as_deref(), "reward.sft", Stage::Sft).map_err(at)?;
+                self.complete(stage, config, |context, _| reward::run(config, &sft, corpus, context))
+            }
+            Stage::Ppo => {
+                let Some(config) = &recipe.ppo else { return Ok(()) };
+                let sft = self.input(config.stage.sft.as_deref(), "ppo.sft", Stage::Sft).map_err(at)?;
+                let reward_model = match (&config.stage.reward_model, &recipe.reward) {
+                    (None, None) => None,
+                    (named, _) => Some(self.input(named.as_deref(), "ppo.reward_model", Stage::Reward).map_err(at)?),
+                };
+                self.complete(stage, config, |context, folder| {
+                    ppo::run(config, &sft, reward_model.as_deref(), corpus, context, |parts| {
+                        let parts = PpoRecorderParts {
+                            n_updates: config.flow.n_updates,
+                            n_rollouts_recorded: config.stage.n_rollouts_recorded,
+                            detokenizer: parts.detokenizer,
+                            gold: parts.gold,
+                        };
+                        Ok(Box::new(PpoRecorder::create(folder, self.console, parts)?))
+                    })
+                })
+            }
+        }
+    }
+
+    /// The model that a stage starts from: the one named, or what the stage before has written.
+    fn input(&self, named: Option<&Path>, key: &str, before: Stage) -> Result<PathBuf, StageError> {
+        if let Some(path) = named {
+            return Ok(path.to_owned());
+        }
+        let name = before.name();
+        if !lists(self.recipe, before) {
+            return Err(StageError::Setting(format!(
+                "`{key}` is missing, and the recipe has no [{name}] stage that would make it"
+            )));
+        }
+        let folder = self.dir.stage(before);
+        if !folder.marker().exists() {
+            return Err(StageError::Setting(format!(
+                "{} is not complete: run `collimate {name}` with this recipe first, or `collimate run`",
+                folder.path().display()
+            )));
+        }
+        Ok(folder.model())
+    }
+
+    /// Does a stage, unless it is complete already.
+    fn complete<C: Serialize, S: Serialize + DeserializeOwned>(
+        &self,
+        stage: Stage,
+        config: &C,
+        work: impl FnOnce(&mut StageContext<'_>, &StageDir) -> Result<S, StageError>,
+    ) -> Result<(), RunFailure> {
+        if self.dir.finished::<S>(stage)?.is_some() {
+            self.console.event(&ConsoleEvent::StageSkipped { stage });
+            self.console.line(&format!("{} is complete already", stage.name()));
+            return Ok(());
+        }
+        let at = |source: StageError| RunFailure::Stage { stage, source };
+        let device = device::open(&self.recipe.device.0).map_err(|error| at(error.into()))?;
+        self.console.event(&ConsoleEvent::StageStarted { stage });
+        let folder = self.dir.begin(stage)?;
+        // PPO's updates have a recorder of their own.
+        let mut recorder = match stage {
+            Stage::Ppo => StageRecorder::without_files(stage, self.console),
+            _ => StageRecorder::create(stage, &folder, self.console)?,
+        };
+        let mut context = StageContext {
+            seed: self.recipe.seed,
+            device,
+            out_dir: folder.path().to_owned(),
+            stop: self.stop.clone(),
+            observer: &mut recorder,
+            started: Instant::now(),
+        };
+        let done = work(&mut context, &folder);
+        recorder.finish();
+        let summary = done.map_err(at)?;
+        let marker = StageMarker { config: json_of(config, &folder)?, summary: json_of(&summary, &folder)? };
+        marker.write(&folder.marker())?;
+        self.console.event(&ConsoleEvent::StageFinished { stage, summary: &marker.summary });
+        Ok(())
+    }
+}
+
+fn json_of<T: Serialize>(value: &T, folder: &StageDir) -> Result<serde_json::Value, RunDirError> {
+    serde_json::to_value(value).map_err(|error| RunDirError::bad(&folder.marker(), error.to_string()))
+}
