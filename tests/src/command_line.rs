@@ -74,7 +74,7 @@ impl Home {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let home = Self { dir: tempfile::tempdir().expect("a temporary folder"), binary: binary.into() };
         std::fs::create_dir(home.path("text")).expect("a new folder");
-        home.write("text/story.txt", &story(120));
+        home.write("text/story.txt", story(120));
         home.write("words.tsv", "happy\t2.5\nkind\t1.5\nsad\t-2.0\ncold\t-1.0\n");
         home.write("recipe.toml", RECIPE);
         home

@@ -37,13 +37,13 @@ pub enum Command {
         collimate run recipe.toml --out runs/second --set seed=2\n  \
         collimate run recipe.toml --json | jq 'select(.event == \"updated\") | .batch.score'")]
     Run(RunArgs),
-    /// Train a tokenizer and a base model from raw text: the recipe's [pretrain] table.
+    /// Train a tokenizer and a base model from raw text: the recipe's `pretrain` table.
     Pretrain(RunArgs),
-    /// Fine-tune the base model on demonstrations: the recipe's [sft] table.
+    /// Fine-tune the base model on demonstrations: the recipe's `sft` table.
     Sft(RunArgs),
-    /// Train the reward model on rankings: the recipe's [reward] table.
+    /// Train the reward model on rankings: the recipe's `reward` table.
     Reward(RunArgs),
-    /// Optimise the SFT model against the reward: the recipe's [ppo] table.
+    /// Optimise the SFT model against the reward: the recipe's `ppo` table.
     Ppo(RunArgs),
     /// Continue prompts with a policy.
     #[command(after_long_help = "Examples:\n  \
@@ -153,15 +153,15 @@ pub struct ScoreArgs {
 /// Whose settings `config` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConfigOf {
-    /// What stands outside the tables, and [corpus].
+    /// What stands outside the tables, and `corpus`.
     Recipe,
-    /// [pretrain]
+    /// The `pretrain` table.
     Pretrain,
-    /// [sft]
+    /// The `sft` table.
     Sft,
-    /// [reward]
+    /// The `reward` table.
     Reward,
-    /// [ppo]
+    /// The `ppo` table.
     Ppo,
     /// All of it: a whole recipe.
     All,

@@ -4,7 +4,7 @@
 //! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
 //! - [`generate`], [`score`]: a model at work.
 //! - [`config`]: a stage's settings, explained.
-//! - [`interrupt`]: Ctrl-C.
+//! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
 pub mod config;

@@ -198,13 +198,16 @@ fn load_reward_model(
     Ok((model.config, model.weights))
 }
 
+/// Prompts in tokens.
+type TokenPrompts = Vec<Vec<u32>>;
+
 /// Prompts for training and held out.
 fn load_prompts(
     config: &PpoStageConfig,
     sft: &InputModel,
     corpus: Option<&CorpusConfig>,
     cut: Option<&Corpus>,
-) -> Result<(Vec<Vec<u32>>, Vec<Vec<u32>>), StageError> {
+) -> Result<(TokenPrompts, TokenPrompts), StageError> {
     let stage = &config.stage;
     let (train, mut heldout) = match (&stage.prompts, corpus.zip(cut)) {
         (Some(path), _) => {
@@ -213,7 +216,7 @@ fn load_prompts(
             split_by_index(prompts, stage.evaluate.heldout_share)
         }
         (None, Some((lengths, cut))) => {
-            let prompts = |split| -> Vec<Vec<u32>> {
+            let prompts = |split| -> TokenPrompts {
                 let continuations = cut.continuations(split, lengths.prompt_tokens, lengths.response_tokens);
                 continuations.into_iter().map(|continuation| continuation.prompt).collect()
             };
