@@ -50,11 +50,24 @@ impl<'a> Disjoint<'a> {
 /// `fill` writes every one of them.
 #[inline]
 pub unsafe fn filled_by(n: usize, fill: impl FnOnce(&Disjoint<'_>)) -> Vec<f32> {
-    let mut numbers: Vec<f32> = Vec::with_capacity(n);
-    fill(&Disjoint { start: numbers.as_mut_ptr(), len: n, lifetime: PhantomData });
-    // SAFETY: the capacity is n, and all of it is written by the caller's promise.
-    unsafe { numbers.set_len(n) };
+    // SAFETY: the caller's promise, passed on.
+    let [numbers] = unsafe { all_filled_by(n, |[numbers]| fill(numbers)) };
     numbers
+}
+
+/// Several times `n` numbers that `fill` writes.
+///
+/// # Safety
+/// `fill` writes every one of them.
+#[inline]
+pub unsafe fn all_filled_by<const M: usize>(n: usize, fill: impl FnOnce(&[Disjoint<'_>; M])) -> [Vec<f32>; M] {
+    let mut all: [Vec<f32>; M] = std::array::from_fn(|_| Vec::with_capacity(n));
+    fill(&all.each_mut().map(|numbers| Disjoint { start: numbers.as_mut_ptr(), len: n, lifetime: PhantomData }));
+    for numbers in &mut all {
+        // SAFETY: the capacity is n, and all of it is written by the caller's promise.
+        unsafe { numbers.set_len(n) };
+    }
+    all
 }
 
 /// Lends this thread's scratch space: `len` numbers with whatever was left in them. Not to be nested.

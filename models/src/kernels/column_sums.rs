@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
+use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by};
 use super::simd;
 
@@ -13,21 +12,14 @@ const COLUMNS: usize = 64;
 /// Σ over the rows of `x (N, n)`: `(n,)`.
 pub fn column_sums(x: &[f32], n: usize) -> Vec<f32> {
     let fill = |y: &Disjoint<'_>| {
-        let task = |i: usize| {
-            let columns = i * COLUMNS..n.min((i + 1) * COLUMNS);
+        for_each_block(n, COLUMNS, x.len(), |columns| {
             // SAFETY: each task has its own columns.
             let y = unsafe { y.places(columns.start, columns.len()) };
             simd::dispatch(
                 #[inline(always)]
                 || y.write_copy_of_slice(&sums_of(x, n, columns.clone())[..columns.len()]),
             );
-        };
-        let n_tasks = n.div_ceil(COLUMNS);
-        if x.len() < simd::PARALLEL_ELEMENTS {
-            (0..n_tasks).for_each(task);
-        } else {
-            (0..n_tasks).into_par_iter().for_each(task);
-        }
+        });
     };
     // SAFETY: the tasks' columns cover all n, and each task writes all of its own.
     unsafe { filled_by(n, fill) }

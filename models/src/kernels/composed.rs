@@ -56,7 +56,7 @@ pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<RopeTable>, heads: Head
             .iter()
             .flat_map(|&p| source[p as usize * half..(p as usize + 1) * half].iter().copied())
             .collect();
-        Tensor::from_vec(rows, (n, 1, half), qkv.device())
+        Tensor::from_vec(rows, (n, 1, half), qkv.device())?.to_dtype(qkv.dtype())
     };
     let (cos, sin) = (gather(&table.cos)?, gather(&table.sin)?);
     let rotated = qkv.narrow(1, 0, n_rotated * head_dim)?.reshape((n, n_rotated, head_dim))?;
@@ -94,6 +94,9 @@ pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Re
         let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (head_dim as f64).sqrt()))?.broadcast_add(&mask)?;
         let weights = candle_nn::ops::softmax(&scores, D::Minus1)?; // (H, T, T)
         outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((t, n_heads * head_dim))?);
+    }
+    if outputs.is_empty() {
+        return Tensor::zeros((0, n_heads * head_dim), qkv.dtype(), qkv.device());
     }
     Tensor::cat(&outputs, 0)
 }

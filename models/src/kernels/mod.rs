@@ -6,14 +6,18 @@
 //!
 //! Rows are independent everywhere: a row's result is the same bits whatever other rows stand in the batch.
 
+mod activation;
+mod blocks;
 mod buffer;
 mod cached_attention;
+mod causal_attention;
 mod column_sums;
 pub mod composed;
 mod gemm;
 mod linear;
 mod norm;
 mod product;
+mod rope;
 pub(crate) mod simd;
 mod storage;
 #[cfg(test)]
@@ -21,10 +25,13 @@ mod testing;
 mod tile;
 mod transpose;
 
+pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
-pub use composed::{causal_attention, gelu, rope, silu_mul, token_logprobs};
+pub use causal_attention::causal_attention;
+pub use composed::token_logprobs;
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
 
 use candle_core::Tensor;
 

@@ -1,11 +1,10 @@
 //! Normalisation of rows. Statistics are computed anew in the backward pass, which costs less than keeping them.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
+use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::column_sums::column_sums;
 use super::storage::{fusable, numbers, output, slice, tensor};
@@ -66,7 +65,7 @@ impl Norm {
     fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let c = weight.len();
         let fill = |y: &Disjoint<'_>| {
-            for_each_block(x.len(), c, |rows, _| {
+            for_each_block(x.len() / c.max(1), ROWS, x.len(), |rows| {
                 simd::dispatch(
                     #[inline(always)]
                     || {
@@ -97,10 +96,12 @@ impl Norm {
     /// the root mean square has no mean ĝ; gain's is Σ g x̂ over the rows, bias' Σ g.
     fn backward(self, x: &[f32], weight: &[f32], g: &[f32]) -> Gradients {
         let c = weight.len();
-        let mut sums = vec![0.0; n_blocks(x.len(), c) * 2 * c];
+        let n_rows = x.len() / c.max(1);
+        let mut sums = vec![0.0; n_rows.div_ceil(ROWS) * 2 * c];
         let all_sums = Disjoint::over(&mut sums);
         let fill = |grad_x: &Disjoint<'_>| {
-            for_each_block(x.len(), c, |rows, block_idx| {
+            for_each_block(n_rows, ROWS, x.len(), |rows| {
+                let block_idx = rows.start / ROWS;
                 let block = rows.start * c..rows.end * c;
                 // SAFETY: each block of rows, with its sums, is one task's; the sums are written, as zeros.
                 let (sums, grad_x) =
@@ -169,23 +170,6 @@ impl Scaling {
     #[inline(always)]
     fn apply(self, x: f32) -> f32 {
         (x + self.shift) * self.scale
-    }
-}
-
-/// How many blocks of [`ROWS`] rows of `c` columns there are.
-fn n_blocks(n_numbers: usize, c: usize) -> usize {
-    (n_numbers / c.max(1)).div_ceil(ROWS)
-}
-
-/// Runs `task` on each block of rows: on the rows, and the block's index.
-fn for_each_block(n_numbers: usize, c: usize, task: impl Fn(Range<usize>, usize) + Sync + Send) {
-    let n_rows = n_numbers / c.max(1);
-    let task = |block_idx: usize| task(block_idx * ROWS..n_rows.min((block_idx + 1) * ROWS), block_idx);
-    let n_blocks = n_blocks(n_numbers, c);
-    if n_numbers < simd::PARALLEL_ELEMENTS {
-        (0..n_blocks).for_each(task);
-    } else {
-        (0..n_blocks).into_par_iter().for_each(task);
     }
 }
 

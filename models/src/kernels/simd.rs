@@ -11,9 +11,6 @@ pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Elementwise work on fewer numbers than this, some 10 µs, is not worth a second thread.
-pub const PARALLEL_ELEMENTS: usize = 1 << 15;
-
 /// Lanes of a sum.
 const LANES: usize = 32;
 

@@ -1,6 +1,6 @@
 //! The innermost product: a few rows by a panel of columns, summed in registers.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use super::buffer::Disjoint;
 
@@ -59,16 +59,34 @@ pub struct Out<'a, 'y> {
 /// No other task uses these places of `out` meanwhile; without `out.first`, they are written.
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
-    // SAFETY: the caller's promise, passed on.
-    unsafe {
-        match x.n_rows {
-            0 => {}
-            1 => columns::<S, 1>(simd, x, w, stride, out),
-            2 => columns::<S, 2>(simd, x, w, stride, out),
-            3 => columns::<S, 3>(simd, x, w, stride, out),
-            4 => columns::<S, 4>(simd, x, w, stride, out),
-            5 => columns::<S, 5>(simd, x, w, stride, out),
-            _ => columns::<S, 6>(simd, x, w, stride, out),
+    simd.vectorize(Tiles { x, w, stride, out });
+}
+
+/// One call of [`tiles`]: compiled once for each vector width, not once more wherever it is called.
+struct Tiles<'a, 'y> {
+    x: Rows<'a>,
+    w: &'a [f32],
+    stride: usize,
+    out: Out<'a, 'y>,
+}
+
+impl WithSimd for Tiles<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, w, stride, out } = self;
+        // SAFETY: promised by the caller of `tiles`, which alone makes this.
+        unsafe {
+            match x.n_rows {
+                0 => {}
+                1 => columns::<S, 1>(simd, x, w, stride, out),
+                2 => columns::<S, 2>(simd, x, w, stride, out),
+                3 => columns::<S, 3>(simd, x, w, stride, out),
+                4 => columns::<S, 4>(simd, x, w, stride, out),
+                5 => columns::<S, 5>(simd, x, w, stride, out),
+                _ => columns::<S, 6>(simd, x, w, stride, out),
+            }
         }
     }
 }

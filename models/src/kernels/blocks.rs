@@ -1,0 +1,74 @@
+//! Cutting work into tasks.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::buffer::{Disjoint, all_filled_by};
+use super::simd;
+
+/// Work on fewer numbers than this, some 10 µs of elementwise arithmetic, is not worth a second thread.
+const PARALLEL_NUMBERS: usize = 1 << 15;
+
+/// Numbers of one task of [`map`].
+const MAP_BLOCK: usize = 1 << 13;
+
+/// Runs `task` on each block of `block_len` of `n` things, which are `n_numbers` numbers in all; on several threads
+/// where that is worth it.
+pub fn for_each_block(n: usize, block_len: usize, n_numbers: usize, task: impl Fn(Range<usize>) + Sync + Send) {
+    let task = |block_idx: usize| task(block_idx * block_len..n.min((block_idx + 1) * block_len));
+    let n_blocks = n.div_ceil(block_len);
+    if n_numbers < PARALLEL_NUMBERS {
+        (0..n_blocks).for_each(task);
+    } else {
+        (0..n_blocks).into_par_iter().for_each(task);
+    }
+}
+
+/// `f` of each element of the inputs, which have one length. `f` must be `#[inline(always)]`, for
+/// [`simd::dispatch`].
+pub fn map<const N: usize, const M: usize>(
+    inputs: [&[f32]; N],
+    f: impl Fn([f32; N]) -> [f32; M] + Sync + Send,
+) -> [Vec<f32>; M] {
+    let n = inputs[0].len();
+    let fill = |outputs: &[Disjoint<'_>; M]| {
+        for_each_block(n, MAP_BLOCK, n, |block| {
+            let inputs = inputs.map(|input| &input[block.clone()]);
+            // SAFETY: each block is one task's.
+            let mut outputs = outputs.each_ref().map(|output| unsafe { output.places(block.start, block.len()) });
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for i in 0..block.len() {
+                        let values = f(inputs.map(
+                            #[inline(always)]
+                            |input| input[i],
+                        ));
+                        for m in 0..M {
+                            outputs[m][i].write(values[m]);
+                        }
+                    }
+                },
+            );
+        });
+    };
+    // SAFETY: the blocks cover all elements, and each is written.
+    unsafe { all_filled_by(n, fill) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_mapped_once_whatever_the_length() {
+        for n in [0, 1, 1000, PARALLEL_NUMBERS + 3] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let [sums, products] = map([&x, &x], |[a, b]| [a + b, a * b]);
+            assert!(x.iter().zip(&sums).all(|(x, sum)| *sum == 2.0 * x));
+            assert!(x.iter().zip(&products).all(|(x, product)| *product == x * x));
+            assert_eq!((sums.len(), products.len()), (n, n));
+        }
+    }
+}
