@@ -15,6 +15,7 @@ mod column_sums;
 pub mod composed;
 mod gemm;
 mod linear;
+mod logprobs;
 mod norm;
 mod product;
 mod rope;
@@ -28,8 +29,8 @@ mod transpose;
 pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
-pub use composed::token_logprobs;
 pub use linear::linear;
+pub use logprobs::token_logprobs;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 

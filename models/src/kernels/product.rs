@@ -16,13 +16,33 @@ use super::{WeightLayout, transpose};
 /// Fewer multiply-adds than this, some 10 µs, are not worth a second thread.
 pub const PARALLEL_WORK: usize = 1 << 20;
 
-/// `start + x (m, k) · weight`, `(m, n)`, all contiguous; the weight is `(k, n)` or, as `OutIn`, `(n, k)`.
+/// `start + x (m, k) · weight`, `(m, n)`, all contiguous; the weight is `(k, n)` or, as `OutIn`, `(n, k)`. k is not 0.
 pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout, start: Start<'_>) -> Vec<f32> {
-    if k == 0 || n == 0 {
-        return Vec::new();
-    }
+    // SAFETY: all is written.
+    unsafe { filled_by(x.len() / k * n, |y| write_product(y, x, k, weight, n, layout, start)) }
+}
+
+/// [`product`], from zero, in place of what stands in `y`.
+pub fn product_over(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout) {
+    assert_eq!(y.len(), x.len() / k * n);
+    write_product(&Disjoint::over(y), x, k, weight, n, layout, Start::Zero);
+}
+
+/// Writes all of `y`, which no one else may use meanwhile.
+fn write_product(
+    y: &Disjoint<'_>,
+    x: &[f32],
+    k: usize,
+    weight: &[f32],
+    n: usize,
+    layout: WeightLayout,
+    start: Start<'_>,
+) {
     let m = x.len() / k;
     assert!(x.len() == m * k && weight.len() == k * n, "({m}, {k}) by ({k}, {n})");
+    if n == 0 {
+        return;
+    }
     if let Start::Row(row) = start {
         assert_eq!(row.len(), n);
     }
@@ -30,7 +50,7 @@ pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayo
     // Rows are cut into groups only where panels are too few to share out.
     let n_groups = 8_usize.div_ceil(n_panels).min(m.div_ceil(8 * TILE)).max(1);
     let group = m.div_ceil(n_groups).next_multiple_of(TILE);
-    let task = |y: &Disjoint<'_>, i: usize| {
+    let task = |i: usize| {
         let (panel_idx, group_idx) = (i % n_panels, i / n_panels);
         let rows = (group_idx * group).min(m)..((group_idx + 1) * group).min(m);
         let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
@@ -43,16 +63,13 @@ pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayo
             pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, layout, start, rows, columns, panel, y });
         });
     };
-    let fill = |y: &Disjoint<'_>| {
-        let n_tasks = n_panels * n_groups;
-        if m * n * k < PARALLEL_WORK || n_tasks == 1 {
-            (0..n_tasks).for_each(|i| task(y, i));
-        } else {
-            (0..n_tasks).into_par_iter().for_each(|i| task(y, i));
-        }
-    };
-    // SAFETY: the tasks' rows and columns cover y without overlap, and each writes its first terms everywhere.
-    unsafe { filled_by(m * n, fill) }
+    let n_tasks = n_panels * n_groups;
+    // The tasks' rows and columns cover y without overlap, and each writes its first terms everywhere.
+    if m * n * k < PARALLEL_WORK || n_tasks == 1 {
+        (0..n_tasks).for_each(task);
+    } else {
+        (0..n_tasks).into_par_iter().for_each(task);
+    }
 }
 
 /// Some rows of one panel of columns.

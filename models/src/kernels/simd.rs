@@ -93,6 +93,35 @@ pub fn max(x: &[f32]) -> f32 {
     lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
+/// Σ e and Σ e d over e = exp(d), d = scale · (x − shift).
+#[inline(always)]
+pub fn exp_sums(x: &[f32], scale: f32, shift: f32) -> (f64, f64) {
+    /// So many numbers are summed in f32 before f64 takes over: in long rows the rounding would add up.
+    const BLOCK: usize = 32 * LANES;
+    let (mut total, mut weighted_total) = (0.0, 0.0);
+    for block in x.chunks(BLOCK) {
+        let (mut sums, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+        let (chunks, tail) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                let d = scale * (chunk[i] - shift);
+                let e = exp(d);
+                sums[i] += e;
+                weighted[i] = e.mul_add(d, weighted[i]);
+            }
+        }
+        for i in 0..tail.len() {
+            let d = scale * (tail[i] - shift);
+            let e = exp(d);
+            sums[i] += e;
+            weighted[i] = e.mul_add(d, weighted[i]);
+        }
+        total += f64::from(fold(sums));
+        weighted_total += f64::from(fold(weighted));
+    }
+    (total, weighted_total)
+}
+
 /// y += a x.
 #[inline(always)]
 pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
