@@ -85,7 +85,10 @@ pub fn stages(summary: &Summary) -> Vec<String> {
 }
 
 fn estimate(estimate: &Estimate, digits: usize) -> String {
-    format!("{:.digits$} ± {:.digits$}", estimate.mean, estimate.stderr)
+    let mean = format!("{:.digits$}", estimate.mean);
+    // A mean of -0.001 is no negative number in two digits.
+    let is_zero = mean.strip_prefix('-').is_some_and(|digits| digits.chars().all(|c| c == '0' || c == '.'));
+    format!("{} ± {:.digits$}", if is_zero { &mean[1..] } else { &mean }, estimate.stderr)
 }
 
 fn duration(seconds: f64) -> String {

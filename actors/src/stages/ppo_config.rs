@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{PpoConfig, Preset};
 
+use super::recipe::DeviceName;
 use crate::flow::FlowConfig;
 use crate::rewards::SubprocessConfig;
 
@@ -56,6 +57,8 @@ pub struct PpoSetup {
     pub ptx_seq_len: usize,
     /// Rollouts of each update that are written to rollouts.jsonl.
     pub n_rollouts_recorded: usize,
+    /// Where each role computes.
+    pub devices: RoleDevices,
     /// What is measured before and after.
     pub evaluate: EvaluateConfig,
     /// What the scores stand for: judges each batch, and both policies at the end. PPO never sees it.
@@ -81,11 +84,39 @@ impl Default for PpoSetup {
             n_slots: 32,
             ptx_seq_len: 128,
             n_rollouts_recorded: 8,
+            devices: RoleDevices::default(),
             evaluate: EvaluateConfig::default(),
             gold: None,
             builtin: None,
             process: None,
         }
+    }
+}
+
+/// Where each role computes: `cpu`, or `cuda:N` in a build with CUDA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleDevices {
+    /// Of the generators: the first takes the first, and so on, over again where there are more generators.
+    pub generators: Vec<DeviceName>,
+    /// Of the reference. Without it, the recipe's device, as for those below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<DeviceName>,
+    /// Of the reward model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<DeviceName>,
+    /// Of the value model where it makes experience.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<DeviceName>,
+    /// Of policy and value model in training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learner: Option<DeviceName>,
+}
+
+impl Default for RoleDevices {
+    fn default() -> Self {
+        let cpu = DeviceName::default();
+        Self { generators: vec![cpu], reference: None, reward_model: None, values: None, learner: None }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use collimate_models::Device;
 use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_language};
 use collimate_models::data::corpus::{Corpus, Split, split_by_index};
 use collimate_models::data::prompts::{read_prompts, tokenize_prompts};
@@ -17,8 +18,9 @@ use collimate_protocol::roles::{PretrainSource, RewardFunction, Sampler};
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, load_corpus};
-use super::ppo_config::PpoStageConfig;
-use super::recipe::CorpusConfig;
+use super::ppo_config::{PpoStageConfig, RoleDevices};
+use super::recipe::{CorpusConfig, DeviceName};
+use crate::device;
 use crate::flow::{PpoFlow, PromptSupply, RunSink};
 use crate::rewards::SubprocessReward;
 
@@ -41,6 +43,34 @@ pub struct PpoParts {
     pub heldout_text: Vec<LmExample>,
     /// Pretraining text, where PPO-ptx needs it.
     ptx_stream: Option<Arc<[u32]>>,
+    devices: Devices,
+}
+
+/// [`RoleDevices`], opened.
+struct Devices {
+    generators: Vec<Device>,
+    reference: Device,
+    reward_model: Device,
+    values: Device,
+    learner: Device,
+}
+
+impl Devices {
+    fn open(config: &RoleDevices, default: &Device) -> Result<Self, StageError> {
+        if config.generators.is_empty() {
+            return Err(StageError::Setting("ppo.devices.generators names no device".into()));
+        }
+        let open = |name: &Option<DeviceName>| -> Result<Device, StageError> {
+            name.as_ref().map_or(Ok(default.clone()), |name| Ok(device::open(&name.0)?))
+        };
+        Ok(Self {
+            generators: config.generators.iter().map(|name| device::open(&name.0)).collect::<Result<_, _>>()?,
+            reference: open(&config.reference)?,
+            reward_model: open(&config.reward_model)?,
+            values: open(&config.values)?,
+            learner: open(&config.learner)?,
+        })
+    }
 }
 
 impl PpoParts {
@@ -53,6 +83,7 @@ impl PpoParts {
         context: &StageContext<'_>,
     ) -> Result<Self, StageError> {
         check(config, reward_model)?;
+        let devices = Devices::open(&config.stage.devices, &context.device)?;
         let sft = InputModel::load(sft, HeadKind::Language, context)?;
         let reward_model = reward_model.map(|dir| load_reward_model(dir, &sft, context)).transpose()?;
         let cut = corpus.map(|_| load_corpus(corpus, &sft.tokenizer, "[ppo]")).transpose()?;
@@ -81,7 +112,7 @@ impl PpoParts {
             }
         };
         let tokenizer = Arc::new(sft.tokenizer.clone());
-        Ok(Self { sft, tokenizer, reward_model, prompts, heldout_prompts, heldout_text, ptx_stream })
+        Ok(Self { sft, tokenizer, reward_model, prompts, heldout_prompts, heldout_text, ptx_stream, devices })
     }
 
     /// How responses are sampled, in training and in evaluation alike.
@@ -95,7 +126,8 @@ impl PpoParts {
 
     /// The frozen SFT model, as reference.
     pub fn reference(&self, config: &PpoStageConfig) -> Result<FrozenReference, StageError> {
-        Ok(FrozenReference::new(&self.sft.config, &self.sft.weights, config.objective.temperature as f32)?)
+        let weights = self.sft.weights.to_device(&self.devices.reference)?;
+        Ok(FrozenReference::new(&self.sft.config, &weights, config.objective.temperature as f32)?)
     }
 
     /// What gives the scores: each call makes another.
@@ -108,7 +140,7 @@ impl PpoParts {
             return Ok(Box::new(process));
         }
         let (config, weights) = self.reward_model.as_ref().ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
-        Ok(Box::new(RewardModelScorer::new(config, weights)?))
+        Ok(Box::new(RewardModelScorer::new(config, &weights.to_device(&self.devices.reward_model)?)?))
     }
 
     /// Joins the roles.
@@ -127,9 +159,11 @@ impl PpoParts {
                 (self.sft.config.clone(), weights)
             }
         };
-        let samplers = (0..stage.n_generators).map(|_| -> Result<Box<dyn Sampler<Weights>>, StageError> {
+        let devices = self.devices.generators.iter().cycle().take(stage.n_generators);
+        let samplers = devices.map(|device| -> Result<Box<dyn Sampler<Weights>>, StageError> {
             let params = self.sampling(config);
-            Ok(Box::new(PolicySampler::new(self.sft.config.clone(), stage.n_slots, params, context.seed)?))
+            let sampler = PolicySampler::new(self.sft.config.clone(), stage.n_slots, params, context.seed)?;
+            Ok(Box::new(sampler.on(device)))
         });
         let pretrain = self.ptx_stream.as_ref().map(|stream| -> Result<Box<dyn PretrainSource>, StageError> {
             let n_sequences = objective.ptx_sequences_per_step();
@@ -144,7 +178,7 @@ impl PpoParts {
             policy: &self.sft.weights,
             value_config: &value_config,
             value: &value,
-            device: &context.device,
+            device: &self.devices.learner,
         })?;
         Ok(PpoFlow {
             prompts: PromptSupply::new(self.prompts.clone(), context.seed)?,
@@ -152,7 +186,7 @@ impl PpoParts {
             reference: Box::new(self.reference(config)?),
             reward: self.reward(config)?,
             detokenizer: self.tokenizer.clone(),
-            experience_maker: Box::new(PpoExperienceMaker::new(objective, &value_config, &context.device)?),
+            experience_maker: Box::new(PpoExperienceMaker::new(objective, &value_config, &self.devices.values)?),
             pretrain: pretrain.transpose()?,
             trainer,
             sink,

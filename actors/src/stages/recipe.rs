@@ -17,7 +17,7 @@ use super::sft::SftConfig;
 pub struct Recipe {
     /// Where all random numbers come from. The same seed and settings give the same run.
     pub seed: u64,
-    /// Where stages compute: `cpu`, or `cuda:N` in a build with CUDA. Responses are sampled on the CPU alone.
+    /// Where stages compute: `cpu`, or `cuda:N` in a build with CUDA. PPO's roles can each have another.
     pub device: DeviceName,
     /// Text that several stages use.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -62,15 +62,14 @@ pub struct Engine<T> {
 }
 
 impl<T> Engine<T> {
-    /// An engine with room for `n_slots` sequences, on the CPU.
+    /// An engine with room for `n_slots` sequences, on the device where the weights lie. Keys and values stay in the
+    /// host's memory, where attention and sampling are computed; on another device than the CPU every layer's rows
+    /// travel there and back.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights, version: PolicyVersion, n_slots: usize) -> Result<Self> {
         if n_slots == 0 {
             return Err(Error::invalid("a generation engine needs at least one slot"));
         }
         let model = LanguageModel::frozen(config, weights)?;
-        if !matches!(model.decoder().device(), Device::Cpu) {
-            return Err(Error::invalid("generation runs on the CPU alone: move the weights there"));
-        }
         let slots = (0..n_slots).map(|_| None).collect();
         Ok(Self { config: config.clone(), model, version, caches: Caches::new(config, n_slots), slots })
     }
@@ -216,9 +215,11 @@ impl<T> Running<T> {
 
 /// Lends a tensor's numbers, row after row, without copying them where they lie in memory that way.
 fn with_rows<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.contiguous()?;
+    let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { return Err(Error::invalid("generation runs on the CPU alone")) };
+    let Storage::Cpu(storage) = &*storage else {
+        return Err(Error::invalid("logits on the CPU have no storage there"));
+    };
     read(&storage.as_slice::<f32>()?[layout.start_offset()..][..tensor.elem_count()])
 }
 

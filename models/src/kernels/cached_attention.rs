@@ -1,6 +1,6 @@
 //! Attention for generation: new rows against the keys and values of the rows before them.
 
-use candle_core::{Result, Storage, Tensor, bail};
+use candle_core::{Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{HeadShape, simd};
@@ -89,7 +89,7 @@ pub struct CacheRow {
 /// Causal attention of `qkv (N, (H + 2 KV) D)` over a cache: `(N, H D)`; scores are scaled by 1/√D. All rows' keys
 /// and values are written first, then every row attends, so the rows of one slot may be a whole prompt.
 ///
-/// On the CPU in f32. It has no backward: a `qkv` with a gradient to carry is refused rather than cut off in silence.
+/// Computed on the CPU in f32, wherever `qkv` lies and the result goes. It has no backward: a `qkv` with a gradient to carry is refused rather than cut off in silence.
 pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, rows: &[CacheRow]) -> Result<Tensor> {
     let (n, columns) = qkv.dims2()?;
     if qkv.track_op() {
@@ -104,9 +104,10 @@ pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, 
     if let Some(row) = rows.iter().find(|row| row.slot >= cache.n_slots || row.position >= cache.capacity) {
         bail!("{row:?} lies outside a cache of {} slots of {} positions", cache.n_slots, cache.capacity);
     }
-    let qkv = qkv.contiguous()?;
+    let device = qkv.device();
+    let qkv = qkv.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = qkv.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("cached attention runs on the CPU alone") };
+    let Storage::Cpu(storage) = &*storage else { bail!("a tensor on the CPU has no storage there") };
     let data = &storage.as_slice::<f32>()?[layout.start_offset()..][..n * columns];
 
     let kv_dim = heads.n_kv_heads * heads.head_dim;
@@ -132,7 +133,7 @@ pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, 
             },
         );
     });
-    Tensor::from_vec(out, (n, heads.out_dim()), qkv.device())
+    Tensor::from_vec(out, (n, heads.out_dim()), device)
 }
 
 /// One query over the first `weights.len()` positions.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use collimate_protocol::roles::Sampler;
 use collimate_protocol::{Prompt, RoleError, Rollout, Snapshot};
 
+use crate::Device;
 use crate::arch::{ModelConfig, Weights};
 use crate::error::{Error, Result};
 use crate::generate::{Engine, Response, SamplingParams};
@@ -18,6 +19,7 @@ pub struct PolicySampler {
     n_slots: usize,
     params: SamplingParams,
     run_seed: u64,
+    device: Device,
     /// `None` until the first snapshot comes.
     engine: Option<Engine<Prompt>>,
 }
@@ -33,16 +35,23 @@ impl PolicySampler {
         if n_slots == 0 {
             return Err(Error::invalid("a generator needs at least one slot"));
         }
-        Ok(Self { config, n_slots, params, run_seed, engine: None })
+        Ok(Self { config, n_slots, params, run_seed, device: Device::Cpu, engine: None })
+    }
+
+    /// Computes on this device instead of the CPU.
+    pub fn on(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
     }
 }
 
 impl Sampler<Weights> for PolicySampler {
     fn load(&mut self, snapshot: &Snapshot<Weights>) -> std::result::Result<(), RoleError> {
+        let policy = snapshot.policy.to_device(&self.device)?;
         match &mut self.engine {
-            Some(engine) => engine.set_weights(&snapshot.policy, snapshot.version)?,
+            Some(engine) => engine.set_weights(&policy, snapshot.version)?,
             None => {
-                let engine = Engine::new(&self.config, &snapshot.policy, snapshot.version, self.n_slots)?;
+                let engine = Engine::new(&self.config, &policy, snapshot.version, self.n_slots)?;
                 self.engine = Some(engine);
             }
         }
