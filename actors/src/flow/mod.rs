@@ -16,12 +16,13 @@
 //! - [`prompt_source`], `generator`, `scorer` with `reference_scorer` and `reward_scorer`,
 //!   `experience_buffer`, `pretrain_mixer`, `learner`, [`recorder`]: the roles.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate. [`latest`]: the weights' way back.
-//! - [`counters`]: what status and metrics are made of.
+//! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
 //! - [`wiring`]: one function that builds the graph.
 //!
 //! Three promises: `issued = trained + dropped + in flight` at every moment; no token is trained on that is older
 //! than `max_staleness`; the run ends, with an outcome or with the first error, whatever happens to any role.
 
+pub mod alarms;
 pub mod config;
 pub mod counters;
 pub mod driver;

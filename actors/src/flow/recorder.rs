@@ -7,6 +7,7 @@ use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::{Experience, Role, RoleError, RoleId};
 use crossbeam_channel::Select;
 
+use super::alarms::Alarms;
 use super::counters::{FlowState, RoleCounters};
 use super::hop::{Inlet, Taken};
 use super::worker::{Step, Worker, at_the_end};
@@ -43,6 +44,7 @@ pub(super) struct Recorder {
     pub sink: Box<dyn RunSink>,
     pub trained: Inlet<TrainedBatch>,
     pub state: Arc<FlowState>,
+    pub alarms: Alarms,
     pub events: Vec<RunEvent>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
@@ -60,6 +62,9 @@ impl Worker for Recorder {
                     && self.state.count_sink_failure() == 1
                 {
                     let message = format!("{} could not be recorded, training goes on: {error}", metrics.version);
+                    self.events.push(RunEvent::Warning { role: self.role(), message });
+                }
+                for message in self.alarms.of(&metrics) {
                     self.events.push(RunEvent::Warning { role: self.role(), message });
                 }
                 self.counters.count(1, 0);

@@ -12,6 +12,7 @@ use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
 use crossbeam_channel::{never, unbounded};
 
+use super::alarms::Alarms;
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, RoleCounters};
 use super::driver::{Seat, run_in_turn};
@@ -165,6 +166,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             sink,
             trained: trained_in,
             state: state.clone(),
+            alarms: Alarms::default(),
             events: Vec::new(),
             counters: recorder_counters,
             is_stopping: false,

@@ -40,6 +40,12 @@ pub fn update_line(update: &UpdateMetrics, gold: Option<f64>, n_updates: u64) ->
     if flow.tokens_per_s > 0.0 {
         add(format_args!("  {:.0} tok/s", flow.tokens_per_s));
     }
+    if batch.empty_share > 0.0 {
+        add(format_args!("  empty {:.0} %", 100.0 * batch.empty_share));
+    }
+    if flow.tickets.dropped > 0 {
+        add(format_args!("  dropped {}", flow.tickets.dropped));
+    }
     if train.n_skipped > 0 {
         add(format_args!("  SKIPPED {} of {} steps (not finite)", train.n_skipped, train.n_skipped + train.n_steps));
     }
