@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use collimate_protocol::records::{Summary, UpdateMetrics};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use crate::rundir::Stage;
@@ -163,9 +163,13 @@ impl Console {
 
     /// A bar with rate and time left.
     pub fn bar(&self, name: &str, n_steps: u64) -> ProgressBar {
-        const TEMPLATE: &str = "{prefix:<10} {wide_bar} {pos}/{len}  {per_sec}  {eta} left  {msg}";
+        const TEMPLATE: &str = "{prefix:<10} {wide_bar} {pos}/{len}  {rate}  {eta} left  {msg}";
         let bar = self.bars.add(ProgressBar::new(n_steps));
         let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let rate = state.per_sec();
+            let _ = if rate < 10.0 { write!(out, "{rate:.2}/s") } else { write!(out, "{rate:.0}/s") };
+        });
         bar.set_style(style.progress_chars("━╸ "));
         bar.set_prefix(name.to_owned());
         bar

@@ -60,6 +60,9 @@ impl StageObserver for StageRecorder {
     /// A step without numbers moves the bar alone.
     fn step(&mut self, n_done: u64, metrics: &[(&'static str, f64)]) {
         self.bar.set_position(n_done);
+        if Some(n_done) == self.bar.length() {
+            self.bar.finish_and_clear();
+        }
         let message = metrics.iter().find(|(name, _)| *name == "loss").map(|(_, loss)| format!("loss {loss:.3}"));
         self.bar.set_message(message.unwrap_or_default());
         let metrics: Map<String, Value> =
