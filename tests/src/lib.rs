@@ -6,9 +6,11 @@
 //! - [`scenario`]: a flow of fakes, described in numbers.
 //! - [`run`]: runs it.
 //! - [`command_line`]: a folder in which the binary can be run.
+//! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
 pub mod command_line;
 pub mod fakes;
+pub mod fixture;
 pub mod laws;
 pub mod run;
 pub mod scenario;

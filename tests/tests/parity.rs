@@ -2,7 +2,7 @@
 //! (`tests/scripts/hf_parity.py`), `tests/fixtures/collimate` by this project (`tests/examples/write_models.rs`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LanguageModel, PackedSequences, ScalarModel, load_model, save_model};
@@ -11,7 +11,11 @@ use collimate_models::kernels::{self, WeightLayout};
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
 use collimate_protocol::PolicyVersion;
+use collimate_tests::fixture;
 use serde::Deserialize;
+
+/// Two layers in f32, summed in other orders.
+const TOLERANCE: f64 = 2e-5;
 
 /// `expected.json` of a language model.
 #[derive(Deserialize)]
@@ -30,10 +34,6 @@ struct ExpectedScores {
     scores: Vec<f32>,
 }
 
-fn fixtures(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder)
-}
-
 fn expected<T: for<'a> Deserialize<'a>>(dir: &Path) -> T {
     serde_json::from_slice(&fs::read(dir.join("expected.json")).unwrap()).unwrap()
 }
@@ -44,23 +44,16 @@ fn logits(model: &LanguageModel, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
     kernels::linear(&hidden, model.unembedding(), WeightLayout::OutIn, None).unwrap().to_vec2().unwrap()
 }
 
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len());
-    for (a, b) in found.iter().zip(expected) {
-        assert!((a - b).abs() < 1e-4, "{what}: {a} here, {b} expected");
-    }
-}
-
 #[test]
 fn logits_are_those_of_transformers() {
     for name in ["hf/gpt2", "hf/llama", "hf/llama_tied", "collimate/gpt2", "collimate/llama", "collimate/llama_tied"] {
-        let dir = fixtures(name);
+        let dir = fixture::path(name);
         let expected: ExpectedLogits = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
         for model in [LanguageModel::new(&config, &weights), LanguageModel::frozen(&config, &weights)] {
             let rows = logits(&model.unwrap(), &expected.sequences);
             for (row, expected) in rows.iter().zip(expected.logits.concat()) {
-                assert_close(row, &expected, name);
+                fixture::assert_close(row.iter().copied(), expected, TOLERANCE, name);
             }
         }
     }
@@ -69,7 +62,7 @@ fn logits_are_those_of_transformers() {
 #[test]
 fn greedy_continuations_are_those_of_transformers() {
     for name in ["hf/gpt2", "hf/llama", "hf/llama_tied"] {
-        let dir = fixtures(name);
+        let dir = fixture::path(name);
         let expected: ExpectedLogits = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
         let mut engine = Engine::new(&config, &weights, PolicyVersion(0), expected.sequences.len()).unwrap();
@@ -89,14 +82,14 @@ fn greedy_continuations_are_those_of_transformers() {
 #[test]
 fn scores_are_those_of_transformers() {
     for name in ["hf/gpt2_score", "hf/llama_score", "collimate/gpt2_score", "collimate/llama_score"] {
-        let dir = fixtures(name);
+        let dir = fixture::path(name);
         let expected: ExpectedScores = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Scalar, &Device::Cpu).unwrap();
         let packed = PackedSequences::new(&expected.sequences);
         let last_rows: Vec<u32> = packed.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
         for model in [ScalarModel::new(&config, &weights), ScalarModel::frozen(&config, &weights)] {
             let scores = model.unwrap().scalars_at(&packed, &last_rows).unwrap().to_vec1::<f32>().unwrap();
-            assert_close(&scores, &expected.scores, name);
+            fixture::assert_close(scores, expected.scores.iter().copied(), TOLERANCE, name);
         }
     }
 }
@@ -112,7 +105,7 @@ fn what_is_written_today_is_what_transformers_was_seen_to_load() {
         ("gpt2_score", HeadKind::Scalar),
         ("llama_score", HeadKind::Scalar),
     ] {
-        let (dir, written) = (fixtures("collimate").join(name), tempfile::tempdir().unwrap());
+        let (dir, written) = (fixture::path("collimate").join(name), tempfile::tempdir().unwrap());
         let (config, weights) = load_model(&dir, head, &Device::Cpu).unwrap();
         save_model(written.path(), &config, head, &weights).unwrap();
         if dir.join("tokenizer.json").exists() {
@@ -135,7 +128,7 @@ fn token_ids_are_those_transformers_was_seen_to_give() {
         text: String,
         ids: Vec<u32>,
     }
-    let dir = fixtures("collimate/gpt2");
+    let dir = fixture::path("collimate/gpt2");
     let tokenizer = Tokenizer::load(&dir).unwrap();
     let expected: Vec<ExpectedTokens> =
         serde_json::from_slice(&fs::read(dir.join("expected_tokens.json")).unwrap()).unwrap();
