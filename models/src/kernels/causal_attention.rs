@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffer::{Disjoint, filled_by, with_scratch};
-use super::gemm::{self, Matrix, Threads, multiply};
+use super::gemm::{Matrix, add_product};
 use super::product::PARALLEL_WORK;
 use super::storage::{fusable, numbers, output, slice, tensor};
 use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles};
@@ -292,8 +292,8 @@ impl WithSimd for Backward<'_, '_> {
                 let queries = Matrix::strided(part.from(block.start, head * d), block.len(), d, in_dim);
                 let g = Matrix::strided(g_from(block.start), block.len(), d, out_dim);
                 let seen = block.end * d;
-                multiply(&mut grad_values[..seen], gemm::Into::Add, matrix(weights), g, 1.0, Threads::One);
-                multiply(&mut grad_keys[..seen], gemm::Into::Add, matrix(grad_scores), queries, 1.0, Threads::One);
+                add_product(&mut grad_values[..seen], matrix(weights), g);
+                add_product(&mut grad_keys[..seen], matrix(grad_scores), queries);
             }
         }
         for (column, grad) in [(key_column, grad_keys), (value_column, grad_values)] {

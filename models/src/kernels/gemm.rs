@@ -1,10 +1,8 @@
-//! The general matrix product, for gradients: a safe face of the `gemm` crate.
+//! Products of matrices that lie in memory in any order: a safe face of the `gemm` crate, for gradients.
 //!
-//! Results are the same bits for any number of threads, but a row's bits may depend on how many rows there are.
+//! A row's bits may depend on how many rows there are.
 
 use gemm::Parallelism;
-
-use super::product::PARALLEL_WORK;
 
 /// A matrix seen in a slice.
 #[derive(Clone, Copy)]
@@ -23,11 +21,6 @@ impl<'a> Matrix<'a> {
         Self { numbers, n_rows, n_columns, row_stride: stride, column_stride: 1 }
     }
 
-    /// Row by row, without gaps.
-    pub fn new(numbers: &'a [f32], n_rows: usize, n_columns: usize) -> Self {
-        Self::strided(numbers, n_rows, n_columns, n_columns)
-    }
-
     /// Its transpose, without moving a number.
     pub fn t(self) -> Self {
         Self {
@@ -40,43 +33,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Whether a product may use the threads of the current rayon pool.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// It may.
-    All,
-    /// It runs inside a task already.
-    One,
-}
-
-impl Threads {
-    /// All of them where that many multiply-adds are worth it.
-    pub fn for_work(n_multiply_adds: usize) -> Self {
-        if n_multiply_adds < PARALLEL_WORK { Self::One } else { Self::All }
-    }
-}
-
-/// What becomes of what stands in the result's place.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Into {
-    /// It is overwritten.
-    Replace,
-    /// The product is added to it.
-    Add,
-}
-
-/// `y (m, n) = [y +] scale · a (m, k) · b (k, n)`, `y` row by row without gaps.
-pub fn multiply(y: &mut [f32], into: Into, a: Matrix<'_>, b: Matrix<'_>, scale: f32, threads: Threads) {
+/// `y (m, n) += a (m, k) · b (k, n)`, `y` row by row without gaps; on this thread alone.
+pub fn add_product(y: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     let (m, n, k) = (a.n_rows, b.n_columns, a.n_columns);
     assert_eq!(k, b.n_rows);
     assert_eq!(y.len(), m * n);
-    let parallelism = match (threads, rayon::current_num_threads()) {
-        (Threads::One, _) | (_, 1) => Parallelism::None,
-        (Threads::All, n_threads) => Parallelism::Rayon(n_threads),
-    };
-    let read = into == Into::Add;
-    // SAFETY: both matrices lie within their slices (asserted where they are made), y is as long as the product,
-    // borrowed alone, and with `read` off it is only written.
+    // SAFETY: both matrices lie within their slices (asserted where they are made); y is as long as the product,
+    // written, and borrowed alone.
     unsafe {
         gemm::gemm(
             m,
@@ -85,19 +48,19 @@ pub fn multiply(y: &mut [f32], into: Into, a: Matrix<'_>, b: Matrix<'_>, scale: 
             y.as_mut_ptr(),
             1,
             n as isize,
-            read,
+            true,
             a.numbers.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
             b.numbers.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            if read { 1.0 } else { 0.0 },
-            scale,
+            1.0,
+            1.0,
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }
@@ -107,17 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_of_transposes_and_of_parts() {
+    fn products_of_transposes_and_of_parts_are_added() {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let mut y = vec![0.0; 4];
         // [[1 2 3] [4 5 6]] by its transpose.
-        let whole = Matrix::new(&a, 2, 3);
-        multiply(&mut y, Into::Replace, whole, whole.t(), 1.0, Threads::One);
+        let whole = Matrix::strided(&a, 2, 3, 3);
+        add_product(&mut y, whole, whole.t());
         assert_eq!(y, [14.0, 32.0, 32.0, 77.0]);
-        // Its first two columns: [[1 2] [4 5]] squared, halved, added.
+        // Its first two columns: [[1 2] [4 5]] squared.
         let part = Matrix::strided(&a, 2, 2, 3);
-        multiply(&mut y, Into::Add, part, part, 0.5, Threads::All);
-        assert_eq!(y, [14.0 + 4.5, 32.0 + 6.0, 32.0 + 12.0, 77.0 + 16.5]);
+        add_product(&mut y, part, part);
+        assert_eq!(y, [14.0 + 9.0, 32.0 + 12.0, 32.0 + 24.0, 77.0 + 33.0]);
     }
 
     #[test]

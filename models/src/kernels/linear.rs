@@ -3,8 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::column_sums::column_sums;
-use super::gemm::{self, Matrix, Threads, multiply};
-use super::product::product;
+use super::product::{add_transposed_product, product};
 use super::storage::{fusable, numbers, output, slice, tensor};
 use super::tile::Start;
 use super::{WeightLayout, composed};
@@ -51,8 +50,7 @@ impl Linear {
 
     /// Gradients of x and weight, where they are asked for.
     fn backward(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (n, n_in) = x.dims2()?;
-        let (_, n_out) = dims(weight, self.layout)?;
+        let (n_in, n_out) = dims(weight, self.layout)?;
         let g = numbers(grad)?;
         let grad_x = if x.track_op() {
             // g (N, O) times the weight the other way round.
@@ -67,10 +65,11 @@ impl Linear {
         };
         let grad_weight = if weight.track_op() {
             let x = numbers(x)?;
-            let (x, g) = (Matrix::new(&x, n, n_in), Matrix::new(&g, n, n_out));
             let mut y = vec![0.0; n_in * n_out];
-            let (a, b) = if self.layout == WeightLayout::InOut { (x.t(), g) } else { (g.t(), x) };
-            multiply(&mut y, gemm::Into::Replace, a, b, 1.0, Threads::for_work(n * n_in * n_out));
+            match self.layout {
+                WeightLayout::InOut => add_transposed_product(&mut y, &x, n_in, &g, n_out),
+                WeightLayout::OutIn => add_transposed_product(&mut y, &g, n_out, &x, n_in),
+            }
             Some(tensor(y, weight.shape())?)
         } else {
             None

@@ -7,9 +7,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by};
-use super::gemm::{self, Matrix, Threads, multiply};
-use super::product::product_over;
+use super::product::{add_transposed_product, product_over};
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::transpose::transposed;
 use super::{TokenLogprobs, WeightLayout, composed, simd};
 
 /// Rows of logits that one task works on.
@@ -176,23 +176,22 @@ impl CustomOp2 for Logprobs {
         let grad = grad.contiguous()?;
         let (hidden_numbers, u_numbers, g) = (numbers(hidden)?, numbers(u)?, numbers(&grad)?);
         let mut grad_hidden = hidden.track_op().then(|| vec![0.0; hidden_numbers.len()]);
+        // Transposed, (C, V), which leaves only the hidden states to be transposed in each chunk.
         let mut grad_u = u.track_op().then(|| vec![0.0; u_numbers.len()]);
         self.for_each_chunk(&hidden_numbers, c, &u_numbers, |chunk, logits| {
             self.to_gradients(&chunk, logits, vocab_size, &g);
-            let grad_logits = Matrix::new(logits, chunk.len(), vocab_size);
-            let threads = Threads::for_work(logits.len() * c);
             let rows = chunk.start * c..chunk.end * c;
             if let Some(grad_hidden) = &mut grad_hidden {
-                let u = Matrix::new(&u_numbers, vocab_size, c);
-                multiply(&mut grad_hidden[rows.clone()], gemm::Into::Replace, grad_logits, u, 1.0, threads);
+                let grad_hidden = &mut grad_hidden[rows.clone()];
+                product_over(grad_hidden, logits, vocab_size, &u_numbers, c, WeightLayout::InOut);
             }
             if let Some(grad_u) = &mut grad_u {
-                let hidden = Matrix::new(&hidden_numbers[rows], chunk.len(), c);
-                multiply(grad_u, gemm::Into::Add, grad_logits.t(), hidden, 1.0, threads);
+                add_transposed_product(grad_u, &hidden_numbers[rows], c, logits, vocab_size);
             }
         });
         let grad_hidden = grad_hidden.map(|grad| tensor(grad, hidden.shape())).transpose()?;
-        Ok((grad_hidden, grad_u.map(|grad| tensor(grad, u.shape())).transpose()?))
+        let grad_u = grad_u.map(|grad| tensor(transposed(&grad, c, vocab_size), u.shape())).transpose()?;
+        Ok((grad_hidden, grad_u))
     }
 }
 

@@ -19,16 +19,26 @@ pub const PARALLEL_WORK: usize = 1 << 20;
 /// `start + x (m, k) · weight`, `(m, n)`, all contiguous; the weight is `(k, n)` or, as `OutIn`, `(n, k)`. k is not 0.
 pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout, start: Start<'_>) -> Vec<f32> {
     // SAFETY: all is written.
-    unsafe { filled_by(x.len() / k * n, |y| write_product(y, x, k, weight, n, layout, start)) }
+    unsafe { filled_by(x.len() / k * n, |y| write_product(y, x, k, weight, n, layout, Some(start))) }
 }
 
 /// [`product`], from zero, in place of what stands in `y`.
 pub fn product_over(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout) {
     assert_eq!(y.len(), x.len() / k * n);
-    write_product(&Disjoint::over(y), x, k, weight, n, layout, Start::Zero);
+    write_product(&Disjoint::over(y), x, k, weight, n, layout, Some(Start::Zero));
 }
 
-/// Writes all of `y`, which no one else may use meanwhile.
+/// `y (p, n) += xᵀ · z` for `x (k, p)` and `z (k, n)`: what rows in common add to the gradient of a weight.
+pub fn add_transposed_product(y: &mut [f32], x: &[f32], p: usize, z: &[f32], n: usize) {
+    assert_eq!(y.len(), p * n);
+    if p > 0 && !x.is_empty() {
+        let k = x.len() / p;
+        let x = transpose::transposed(x, k, p);
+        write_product(&Disjoint::over(y), &x, k, z, n, WeightLayout::InOut, None);
+    }
+}
+
+/// Writes all of `y`, which no one else may use meanwhile; without `start`, adds to what stands there.
 fn write_product(
     y: &Disjoint<'_>,
     x: &[f32],
@@ -36,14 +46,14 @@ fn write_product(
     weight: &[f32],
     n: usize,
     layout: WeightLayout,
-    start: Start<'_>,
+    start: Option<Start<'_>>,
 ) {
     let m = x.len() / k;
     assert!(x.len() == m * k && weight.len() == k * n, "({m}, {k}) by ({k}, {n})");
     if n == 0 {
         return;
     }
-    if let Start::Row(row) = start {
+    if let Some(Start::Row(row)) = start {
         assert_eq!(row.len(), n);
     }
     let n_panels = n.div_ceil(PANEL);
@@ -79,7 +89,7 @@ struct OnePanel<'a, 'y> {
     weight: &'a [f32],
     n: usize,
     layout: WeightLayout,
-    start: Start<'a>,
+    start: Option<Start<'a>>,
     rows: Range<usize>,
     columns: Range<usize>,
     /// Room for [`K_BLOCK`] terms of the panel; without it a `(k, n)` weight is read where it lies.
@@ -105,7 +115,7 @@ impl WithSimd for OnePanel<'_, '_> {
             for row in rows.clone().step_by(TILE) {
                 let n_rows = TILE.min(rows.end - row);
                 let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
-                let first = (t0 == 0).then_some(start);
+                let first = if t0 == 0 { start } else { None };
                 let out = Out { y, stride: n, row, column: columns.start, width: columns.len(), first };
                 // SAFETY: the rows and columns of this task are its own, and are written from the first block on.
                 unsafe {
@@ -217,6 +227,19 @@ mod tests {
             for threads in [1, 2, 4] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 assert_eq!(pool.install(|| product(&x, k, &weight, n, layout, Start::Zero)), whole, "{threads}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_the_transpose_is_added() {
+        for (k, p, n) in [(0, 2, 3), (1, 1, 1), (9, 5, 70), (530, 8, 3)] {
+            let (x, z) = (random(k * p, 8), random(k * n, 9));
+            let mut y = vec![1.0; p * n];
+            add_transposed_product(&mut y, &x, p, &z, n);
+            for (i, y) in y.iter().enumerate() {
+                let sum = (0..k).map(|t| f64::from(x[t * p + i / n]) * f64::from(z[t * n + i % n])).sum::<f64>();
+                assert!((f64::from(*y) - 1.0 - sum).abs() < 1e-4, "{y} {sum}");
             }
         }
     }

@@ -1,4 +1,23 @@
-//! Transposing blocks of a matrix in registers.
+//! Transposing matrices, in registers.
+
+use super::blocks::for_each_block;
+use super::buffer::Disjoint;
+
+/// Columns of one task of [`transposed`].
+const COLUMNS: usize = 32;
+
+/// `(n_rows, n_columns)` as `(n_columns, n_rows)`.
+pub fn transposed(x: &[f32], n_rows: usize, n_columns: usize) -> Vec<f32> {
+    assert_eq!(x.len(), n_rows * n_columns);
+    let mut y = vec![0.0; x.len()];
+    let parts = Disjoint::over(&mut y);
+    for_each_block(n_columns, COLUMNS, x.len(), |columns| {
+        // SAFETY: each block of columns is one task's, and all is written, as zeros.
+        let y = unsafe { parts.numbers(columns.start * n_rows, columns.len() * n_rows) };
+        rows_to_columns(n_rows, |row| &x[row * n_columns..][columns.clone()], y, n_rows);
+    });
+    y
+}
 
 /// Writes the `n_rows` rows, all of one length, as columns: `row(j)[t]` to `out[t * stride + j]`.
 #[inline(always)]
@@ -64,6 +83,17 @@ unsafe fn eight_rows_avx(rows: [&[f32]; 8], out: &mut [f32], stride: usize) -> u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_matrix_of_any_shape_is_transposed() {
+        for (n_rows, n_columns) in [(0, 3), (3, 0), (1, 5), (9, 33), (40, 1000)] {
+            let x: Vec<f32> = (0..n_rows * n_columns).map(|i| i as f32).collect();
+            let y = transposed(&x, n_rows, n_columns);
+            for (i, y) in y.iter().enumerate() {
+                assert_eq!(*y, x[i % n_rows * n_columns + i / n_rows]);
+            }
+        }
+    }
 
     #[test]
     fn every_term_lands_in_its_column() {
