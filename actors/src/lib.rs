@@ -1,4 +1,15 @@
-//! Collimate: what runs. Actors, stages, the run directory, the command line.
+//! Collimate: what runs. It takes a language model through SFT, reward model and PPO-ptx.
+//!
+//! From the outside in:
+//!
+//! - [`cli`]: the command line. [`config`]: settings from a TOML file.
+//! - [`stages`]: what each command does, as library calls, and the recipe that lists them.
+//! - [`control`]: the actors of PPO: a supervisor, one actor for each role, and the handle of whoever started the run.
+//! - [`flow`]: what the actors run: the roles on their threads, the bounded channels between them, the tickets.
+//! - [`rewards`]: scores from a process in any language. [`device`]: where a role computes.
+//! - [`rundir`]: what a run leaves behind. [`observe`]: what is seen while it runs. [`report`]: what is seen afterwards.
+//!
+//! Not here: tensors and formulas (`collimate-models`), plain data and messages (`collimate-protocol`), several machines.
 
 pub mod cli;
 pub mod config;
