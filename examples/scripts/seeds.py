@@ -22,7 +22,8 @@ def summary_of(out, seed, settings):
 
 
 def cell(estimate, digits):
-    return f"{estimate['mean']:.{digits}f} ± {estimate['stderr']:.{digits}f}"
+    mean = round(estimate["mean"], digits) + 0.0  # + 0.0 makes -0.0 a plain zero
+    return f"{mean:.{digits}f} ± {estimate['stderr']:.{digits}f}"
 
 
 def row(seed, policy, accuracy, judged):
