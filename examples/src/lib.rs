@@ -8,15 +8,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use collimate::flow::{FlowConfig, NoSink, PpoFlow, PromptSupply};
+use collimate::flow::{Factory, FlowConfig, NoSink, PpoFlow, PromptSupply, SamplerFactory};
 use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_language};
 use collimate_models::generate::SamplingParams;
 use collimate_models::roles::{FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart};
 use collimate_models::tokenizer::Tokenizer;
 use collimate_models::train::PpoConfig;
 use collimate_models::{Device, rng};
-use collimate_protocol::roles::RewardFunction;
+use collimate_protocol::RoleError;
+use collimate_protocol::roles::{ExperienceMaker, ReferencePolicy, RewardFunction, Sampler};
 use serde_json::json;
+
+/// Responses that the generator samples at once.
+const N_SLOTS: usize = 16;
 
 /// What the policy continues.
 pub const PROMPTS: [&str; 8] = [
@@ -32,6 +36,7 @@ pub const PROMPTS: [&str; 8] = [
 
 /// Where a run starts: a policy that has learnt nothing, and a value model of the same shape. A real run loads an SFT
 /// model and a reward model with `collimate_models::arch::load_model` instead.
+#[derive(Clone)]
 pub struct TinyModels {
     /// Of all models.
     pub tokenizer: Arc<Tokenizer>,
@@ -61,8 +66,7 @@ impl TinyModels {
     }
 
     /// Every part of a PPO run but the reward, which is yours.
-    pub fn flow(&self, flow: &FlowConfig, reward: Box<dyn RewardFunction>) -> Result<PpoFlow<Weights, PpoLearner>> {
-        let device = &Device::Cpu;
+    pub fn flow(&self, flow: &FlowConfig, reward: Factory<dyn RewardFunction>) -> Result<PpoFlow<Weights, PpoLearner>> {
         // No pretraining text is mixed in: these models have not learnt any that they could forget.
         let ppo = PpoConfig {
             ptx_coef: 0.0,
@@ -77,26 +81,39 @@ impl TinyModels {
         let sampling =
             SamplingParams { temperature: ppo.temperature as f32, max_new_tokens: 16, ..SamplingParams::default() };
         let prompts = PROMPTS.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<_, _>>()?;
-        let trainer = PpoLearner::new(PpoStart {
-            config: &ppo,
-            seed: self.seed,
-            batch_size: flow.batch_size,
-            n_updates: flow.n_updates,
-            policy_config: &self.config,
-            policy: &self.policy,
-            value_config: &self.config,
-            value: &self.value,
-            device,
-        })?;
+        // Each part is made when it is first needed, and again after a failure.
+        let (sampler, reference, maker, learner) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let (maker_config, flow) = (ppo.clone(), flow.clone());
+        let sampler = Factory::new(move || -> Result<Box<dyn Sampler<Weights>>, RoleError> {
+            Ok(Box::new(PolicySampler::new(sampler.config.clone(), N_SLOTS, sampling, sampler.seed)?))
+        });
+        let reference = Factory::new(move || -> Result<Box<dyn ReferencePolicy>, RoleError> {
+            Ok(Box::new(FrozenReference::new(&reference.config, &reference.policy, sampling.temperature)?))
+        });
+        let experience_maker = Factory::new(move || -> Result<Box<dyn ExperienceMaker<Weights>>, RoleError> {
+            Ok(Box::new(PpoExperienceMaker::new(&maker_config, &maker.config, &Device::Cpu)?))
+        });
         Ok(PpoFlow {
             prompts: PromptSupply::new(prompts, self.seed)?,
-            samplers: vec![Box::new(PolicySampler::new(self.config.clone(), 16, sampling, self.seed)?)],
-            reference: Box::new(FrozenReference::new(&self.config, &self.policy, sampling.temperature)?),
-            reward,
+            samplers: vec![SamplerFactory { factory: sampler, n_slots: N_SLOTS }],
+            references: vec![reference],
+            rewards: vec![reward],
             detokenizer: self.tokenizer.clone(),
-            experience_maker: Box::new(PpoExperienceMaker::new(&ppo, &self.config, device)?),
+            experience_maker,
             pretrain: None,
-            trainer,
+            trainer: Factory::new(move || {
+                Ok(Box::new(PpoLearner::new(PpoStart {
+                    config: &ppo,
+                    seed: learner.seed,
+                    batch_size: flow.batch_size,
+                    n_updates: flow.n_updates,
+                    policy_config: &learner.config,
+                    policy: &learner.policy,
+                    value_config: &learner.config,
+                    value: &learner.value,
+                    device: &Device::Cpu,
+                })?))
+            }),
             sink: Box::new(NoSink),
         })
     }

@@ -31,6 +31,8 @@ pub enum RoleCommand {
     Pause,
     /// Go on.
     Resume,
+    /// To a role that has failed: make anew what computes, start what was in hand again, and go on.
+    Restart,
     /// Send every ticket in hand home as dropped, then end.
     Stop,
 }
@@ -42,10 +44,26 @@ pub enum RoleReport {
     Started(RoleId),
     /// Something that the run's listeners are to hear. From the recorder alone.
     Event(Box<RunEvent>),
+    /// A step of the role has failed, panicked or stalled. What it has in hand is kept; it does nothing more before
+    /// `Restart` or `Stop`.
+    Failed(RoleFailure),
+    /// The role goes on after a failure.
+    Restarted(RoleId),
     /// The role has ended in good order. Sent once, last.
     Finished(RoleId),
-    /// The role has failed or panicked; its work in hand is lost. Sent once, last.
-    Failed(RoleId, String),
+    /// The role could not even end: what it had in hand is gone. Sent once, last.
+    Lost(RoleId, String),
+}
+
+/// How a step of a role failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleFailure {
+    /// Whose.
+    pub role: RoleId,
+    /// With what.
+    pub error: String,
+    /// Whether starting the role again may mend it. A violated ledger, for one, it does not.
+    pub is_mendable: bool,
 }
 
 /// A role's state, as status shows it.
@@ -58,9 +76,11 @@ pub enum RoleState {
     Running,
     /// Told to take no work.
     Paused,
+    /// Failed, and about to be started again.
+    Restarting,
     /// Ended in good order.
     Finished,
-    /// Ended by an error.
+    /// The run ends because of this role's failure.
     Failed,
 }
 
@@ -71,6 +91,8 @@ pub struct RoleStatus {
     pub role: RoleId,
     /// How it is.
     pub state: RoleState,
+    /// How often it was started again after a failure.
+    pub n_restarts: u64,
     /// Items done so far (prompts issued, rollouts, batches, updates).
     pub n_items: u64,
     /// Tokens processed so far.
@@ -109,6 +131,13 @@ pub enum RunEvent {
         /// What is wrong.
         message: String,
     },
+    /// A role has failed, and was started again: what it had in hand is done again, from the same seeds.
+    Restarted {
+        /// Whose.
+        role: RoleId,
+        /// With what it had failed.
+        error: String,
+    },
     /// The run has been told to stop.
     Stopping,
     /// The run has ended: all updates done, or stopped in good order.
@@ -120,7 +149,7 @@ pub enum RunEvent {
     },
     /// The run has failed.
     Failed {
-        /// Who failed first.
+        /// Whose failure was one too many, or the first that nothing mends.
         role: RoleId,
         /// With what.
         error: String,

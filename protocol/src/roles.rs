@@ -10,6 +10,11 @@ use crate::rollout::{ExperienceBatch, FinishReason, PretrainBatch, Prompt, Rollo
 /// What a role's computation fails with. The message names what was wrong; the actor adds which role it was.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
 
+/// An error that starting the role again will not mend: the run ends with it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Unmendable(pub RoleError);
+
 /// Samples responses, several at a time, with continuous batching: a slot that becomes free takes the next prompt.
 pub trait Sampler<W>: Send {
     /// Uses these weights from the next step on. Sequences in progress go on with them.
@@ -91,8 +96,8 @@ pub trait ExperienceMaker<W>: Send {
 
 /// Cuts batches of pretraining text.
 pub trait PretrainSource: Send {
-    /// The text for one optimiser step.
-    fn next_batch(&mut self) -> Result<PretrainBatch, RoleError>;
+    /// The batch of this number, from 0: a function of the number, so that a run can go on anywhere.
+    fn batch(&mut self, idx: u64) -> Result<PretrainBatch, RoleError>;
 }
 
 /// Trains policy and value model.

@@ -240,16 +240,13 @@ impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
     }
 }
 
-/// Counts up.
+/// The number of the batch, from 1.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FakePretrain {
-    n_cut: u32,
-}
+pub struct FakePretrain;
 
 impl PretrainSource for FakePretrain {
-    fn next_batch(&mut self) -> Result<PretrainBatch, RoleError> {
-        self.n_cut += 1;
-        Ok(PretrainBatch { sequences: vec![vec![self.n_cut; 3]] })
+    fn batch(&mut self, idx: u64) -> Result<PretrainBatch, RoleError> {
+        Ok(PretrainBatch { sequences: vec![vec![idx as u32 + 1; 3]] })
     }
 }
 
@@ -289,10 +286,19 @@ impl Trainer<FakeWeights> for FakeTrainer {
         for token in pretrain.iter().flat_map(|batch| batch.sequences.iter().flatten()) {
             self.weights = hash(&[self.weights, (*token).into()]);
         }
-        self.version = self.version.next();
         let mut log = self.log.read();
-        log.batches.push(batch.clone());
-        log.pretrain.push(pretrain.to_vec());
+        match log.batches.get(self.version.0 as usize) {
+            // A trainer made anew does again what the one before it did.
+            Some(before) => {
+                assert_eq!(before, batch);
+                assert_eq!(log.pretrain[self.version.0 as usize], pretrain);
+            }
+            None => {
+                log.batches.push(batch.clone());
+                log.pretrain.push(pretrain.to_vec());
+            }
+        }
+        self.version = self.version.next();
         Ok(TrainMetrics { policy_loss: negative_fraction(self.weights).into(), n_steps: 1, ..TrainMetrics::default() })
     }
 

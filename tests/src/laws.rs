@@ -80,10 +80,12 @@ pub fn check_reports(scenario: &Scenario, reports: &[RoleReport]) {
             RoleReport::Started(role) => assert!(started.insert(*role)),
             RoleReport::Finished(role) => assert!(finished.insert(*role)),
             RoleReport::Event(_) => {}
-            RoleReport::Failed(role, error) => panic!("{role} failed: {error}"),
+            RoleReport::Failed(failure) => panic!("{failure:?}"),
+            RoleReport::Restarted(role) => panic!("{role} was started again"),
+            RoleReport::Lost(role, error) => panic!("{role} is lost: {error}"),
         }
     }
-    let n_workers = 6 + scenario.n_generators + usize::from(scenario.n_pretrain > 0);
+    let n_workers = 4 + scenario.n_generators + 2 * scenario.n_scorers + usize::from(scenario.n_pretrain > 0);
     assert_eq!(started.len(), n_workers);
     assert_eq!(started, finished);
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`fakes`]: every role of the flow as a tiny deterministic machine, whose weights are one number.
 //! - [`wrap`]: workers around workers: delayed, watched, stopped, made to fail.
+//! - [`sabotage`]: what computes behind a role, made to fail.
 //! - [`laws`]: what every run must satisfy.
 //! - [`scenario`]: a flow of fakes, described in numbers.
 //! - [`run`]: runs it.
@@ -13,5 +14,6 @@ pub mod fakes;
 pub mod fixture;
 pub mod laws;
 pub mod run;
+pub mod sabotage;
 pub mod scenario;
 pub mod wrap;

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use collimate::flow::{Capacities, FlowConfig, FlowMode, Graph, NoSink, PpoFlow, PromptSupply, RunSink};
-use collimate_protocol::roles::{PretrainSource, Sampler};
+use collimate::flow::{
+    Capacities, Factory, FlowConfig, FlowMode, Graph, NoSink, PpoFlow, PromptSupply, RestartConfig, RunSink,
+    SamplerFactory,
+};
+use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use crate::fakes::{
     FakeDetokenizer, FakeExperienceMaker, FakePretrain, FakeReference, FakeReward, FakeSampler, FakeTrainer,
@@ -13,6 +16,11 @@ use crate::wrap::{delayed, watched};
 
 /// Steps after which a run of a scenario counts as never ending. The longest ones take some thousands.
 const MOST_STEPS: u64 = 1_000_000;
+
+/// A factory of what can always be made.
+pub fn boxed<E: ?Sized + Send + 'static>(mut make: impl FnMut() -> Box<E> + Send + 'static) -> Factory<E> {
+    Factory::new(move || Ok(make()))
+}
 
 /// A flow of fakes.
 #[derive(Clone, Debug)]
@@ -25,6 +33,8 @@ pub struct Scenario {
     pub n_generators: usize,
     /// Slots of each.
     pub n_slots: usize,
+    /// Scorers of each kind.
+    pub n_scorers: usize,
     /// Response lengths.
     pub lengths: Lengths,
     /// Share of samples for which the reference returns a NaN, in thousandths.
@@ -40,12 +50,14 @@ pub struct Scenario {
 
 impl Default for Scenario {
     fn default() -> Self {
-        let config = FlowConfig { n_updates: 4, batch_size: 4, scorer_batch: 2, ..FlowConfig::default() };
+        let restarts = RestartConfig { most_failures: 0, backoff_s: 0.0, ..RestartConfig::default() };
+        let config = FlowConfig { n_updates: 4, batch_size: 4, scorer_batch: 2, restarts, ..FlowConfig::default() };
         Self {
             config: FlowConfig { mode: FlowMode::Deterministic, ..config },
             n_prompts: 7,
             n_generators: 1,
             n_slots: 3,
+            n_scorers: 1,
             lengths: Lengths { min: 1, max: 9, stragglers_per_mille: 0, straggler_factor: 1 },
             nan_per_mille: 0,
             n_pretrain: 2,
@@ -82,18 +94,25 @@ impl Scenario {
 
     /// The flow's parts, with a sink of the test's own.
     pub fn parts_with_sink(&self, log: &SharedLog, sink: Box<dyn RunSink>) -> PpoFlow<FakeWeights, FakeTrainer> {
-        let sampler = |_| -> Box<dyn Sampler<FakeWeights>> {
-            Box::new(FakeSampler::new(self.n_slots, self.lengths, log.clone()))
+        let sampler = |_| {
+            let (n_slots, lengths, log) = (self.n_slots, self.lengths, log.clone());
+            let factory =
+                boxed::<dyn Sampler<FakeWeights>>(move || Box::new(FakeSampler::new(n_slots, lengths, log.clone())));
+            SamplerFactory { factory, n_slots }
         };
+        let reference = FakeReference { nan_per_mille: self.nan_per_mille };
+        let (n_pretrain, trainer_log) = (self.n_pretrain, log.clone());
         PpoFlow {
             prompts: self.prompts(),
             samplers: (0..self.n_generators).map(sampler).collect(),
-            reference: Box::new(FakeReference { nan_per_mille: self.nan_per_mille }),
-            reward: Box::new(FakeReward),
+            references: (0..self.n_scorers)
+                .map(|_| boxed::<dyn ReferencePolicy>(move || Box::new(reference)))
+                .collect(),
+            rewards: (0..self.n_scorers).map(|_| boxed::<dyn RewardFunction>(|| Box::new(FakeReward))).collect(),
             detokenizer: Arc::new(FakeDetokenizer),
-            experience_maker: Box::new(FakeExperienceMaker),
-            pretrain: (self.n_pretrain > 0).then(|| Box::new(FakePretrain::default()) as Box<dyn PretrainSource>),
-            trainer: FakeTrainer::new(self.n_pretrain, log.clone()),
+            experience_maker: boxed::<dyn ExperienceMaker<FakeWeights>>(|| Box::new(FakeExperienceMaker)),
+            pretrain: (self.n_pretrain > 0).then(|| boxed::<dyn PretrainSource>(|| Box::new(FakePretrain))),
+            trainer: boxed(move || Box::new(FakeTrainer::new(n_pretrain, trainer_log.clone()))),
             sink,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use collimate::flow::counters::FlowState;
-use collimate::flow::{FlowConfig, Step, Worker};
+use collimate::flow::{FlowConfig, Step, Worker, Workload};
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::{RoleError, RoleId};
 use crossbeam_channel::Select;
@@ -17,10 +17,10 @@ pub type BoxedWorker = Box<dyn Worker>;
 
 /// What a wrapper does before and after each step of what it wraps.
 trait Around: Send {
-    /// `None` to let the step happen.
+    /// `None` to let the step begin.
     fn before(&mut self, worker: &mut dyn Worker) -> Option<Result<Step, RoleError>>;
 
-    /// Sees the step.
+    /// Sees what the step came to.
     fn after(&mut self, _step: &Result<Step, RoleError>) {}
 
     /// Sees the command to stop.
@@ -42,13 +42,29 @@ impl<A: Around> Worker for Wrapped<A> {
         self.worker.role()
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if let Some(step) = self.around.before(&mut *self.worker) {
             return step;
         }
-        let step = self.worker.step();
-        self.around.after(&step);
+        let step = self.worker.take();
+        if !matches!(step, Ok(Step::Ready)) {
+            self.around.after(&step);
+        }
         step
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let worked = self.worker.work().map(|()| Step::Progressed);
+        self.around.after(&worked);
+        worked.map(drop)
+    }
+
+    fn workload(&self) -> Workload {
+        self.worker.workload()
+    }
+
+    fn recover(&mut self) {
+        self.worker.recover();
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -171,15 +187,18 @@ struct FailAt {
     fault: Fault,
     /// Progress made before it fails.
     n_left: u64,
+    /// How often it fails.
+    n_times: u64,
     has_failed: Arc<AtomicBool>,
     is_stopping: bool,
 }
 
 impl Around for FailAt {
     fn before(&mut self, _: &mut dyn Worker) -> Option<Result<Step, RoleError>> {
-        if self.n_left > 0 || self.is_stopping {
+        if self.n_left > 0 || self.n_times == 0 || self.is_stopping {
             return None;
         }
+        self.n_times -= 1;
         self.has_failed.store(true, Ordering::Relaxed);
         match self.fault {
             // Unwinds as a panic does, without the noise that one makes on a terminal.
@@ -200,13 +219,18 @@ impl Around for FailAt {
     }
 
     fn is_asleep(&self) -> bool {
-        self.n_left == 0 && self.fault == Fault::Stall && !self.is_stopping
+        self.n_left == 0 && self.n_times > 0 && self.fault == Fault::Stall && !self.is_stopping
     }
 }
 
-/// Makes `role` fail once it has made progress `after` times, unless it is told to stop before; the flag says whether
-/// that happened.
-pub fn failing(role: RoleId, fault: Fault, after: u64) -> (Arc<AtomicBool>, impl FnMut(BoxedWorker) -> BoxedWorker) {
+/// Makes `role` fail once it has made progress `after` times, and `n_times` in a row, unless it is told to stop before;
+/// the flag says whether that happened.
+pub fn failing(
+    role: RoleId,
+    fault: Fault,
+    after: u64,
+    n_times: u64,
+) -> (Arc<AtomicBool>, impl FnMut(BoxedWorker) -> BoxedWorker) {
     let has_failed = Arc::new(AtomicBool::new(false));
     let shared = has_failed.clone();
     let wrap = move |worker: BoxedWorker| -> BoxedWorker {
@@ -215,7 +239,7 @@ pub fn failing(role: RoleId, fault: Fault, after: u64) -> (Arc<AtomicBool>, impl
         }
         Box::new(Wrapped {
             worker,
-            around: FailAt { fault, n_left: after, has_failed: shared.clone(), is_stopping: false },
+            around: FailAt { fault, n_left: after, n_times, has_failed: shared.clone(), is_stopping: false },
         })
     };
     (has_failed, wrap)

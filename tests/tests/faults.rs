@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use collimate::flow::{FlowMode, PpoFlow, RunError};
+use collimate::flow::{Factory, FlowMode, PpoFlow, RunError};
 use collimate_protocol::messages::{RoleReport, RoleState, RunEvent, RunStatus};
 use collimate_protocol::roles::{ReferencePolicy, RewardFunction, RewardRequest};
 use collimate_protocol::{Role, RoleError, RoleId, Rollout};
@@ -44,7 +44,7 @@ fn a_failure_of_any_role_at_any_time_ends_a_deterministic_run_with_that_failure(
             let mut n_failed = 0;
             for after in 0.. {
                 let log = SharedLog::default();
-                let (has_failed, wrap) = failing(role, fault, after);
+                let (has_failed, wrap) = failing(role, fault, after, u64::MAX);
                 let (reports, result) = scenario.graph(&log).map_workers(wrap).run_here();
                 if !has_failed.load(Ordering::Relaxed) {
                     check_complete(&scenario, &result.unwrap(), &log.read());
@@ -53,7 +53,7 @@ fn a_failure_of_any_role_at_any_time_ends_a_deterministic_run_with_that_failure(
                 }
                 n_failed += 1;
                 check_failed(&scenario, role, fault, result, &log.read());
-                let ended = |r: &&RoleReport| matches!(r, RoleReport::Finished(_) | RoleReport::Failed(..));
+                let ended = |r: &&RoleReport| matches!(r, RoleReport::Finished(_) | RoleReport::Lost(..));
                 assert_eq!(reports.iter().filter(ended).count(), 9, "a role has not ended: {reports:?}");
             }
             assert!(n_failed > 1, "{role} never failed");
@@ -64,7 +64,7 @@ fn a_failure_of_any_role_at_any_time_ends_a_deterministic_run_with_that_failure(
 async fn run_with_fault(scenario: &Scenario, role: RoleId, fault: Fault, after: u64) {
     let what = format!("{role}, {fault:?} after {after}");
     let log = SharedLog::default();
-    let (has_failed, wrap) = failing(role, fault, after);
+    let (has_failed, wrap) = failing(role, fault, after, u64::MAX);
     let handle = scenario.graph(&log).map_workers(wrap).start().await.unwrap();
     let (mut events, control) = (handle.events(), handle.control());
     let result = within(handle.wait(), &what).await;
@@ -134,7 +134,7 @@ async fn a_threaded_run_that_stalls_ends_in_good_order_when_it_is_told_to_stop()
     let scenario = Scenario::narrow(FlowMode::Threaded);
     for role in everybody() {
         let log = SharedLog::default();
-        let (has_stalled, wrap) = failing(role, Fault::Stall, 3);
+        let (has_stalled, wrap) = failing(role, Fault::Stall, 3, u64::MAX);
         let handle = scenario.graph(&log).map_workers(wrap).start().await.unwrap();
         let stalled = async {
             while !has_stalled.load(Ordering::Relaxed) {
@@ -188,16 +188,16 @@ fn error_with(change: impl FnOnce(&mut PpoFlow<FakeWeights, FakeTrainer>)) -> St
 
 #[test]
 fn a_part_that_breaks_its_promise_fails_the_run_by_the_name_of_its_role() {
-    let error = error_with(|parts| parts.reward = Box::new(Broken(Breach::OneTooFew)));
+    let error = error_with(|parts| parts.rewards = vec![Factory::once(Box::new(Broken(Breach::OneTooFew)))]);
     assert!(error.starts_with("reward_scorer-0 failed: the reward function returned"), "{error}");
-    let error = error_with(|parts| parts.reward = Box::new(Broken(Breach::NotANumber)));
+    let error = error_with(|parts| parts.rewards = vec![Factory::once(Box::new(Broken(Breach::NotANumber)))]);
     assert!(error.starts_with("reward_scorer-0 failed: the reward function returned NaN for the response"), "{error}");
-    let error = error_with(|parts| parts.reference = Box::new(Broken(Breach::OneTooFew)));
+    let error = error_with(|parts| parts.references = vec![Factory::once(Box::new(Broken(Breach::OneTooFew)))]);
     assert!(error.starts_with("reference_scorer-0 failed: the reference returned"), "{error}");
 }
 
 #[test]
 fn log_probabilities_that_are_never_finite_end_the_run_instead_of_being_sampled_again_for_ever() {
-    let error = error_with(|parts| parts.reference = Box::new(Broken(Breach::NotANumber)));
+    let error = error_with(|parts| parts.references = vec![Factory::once(Box::new(Broken(Breach::NotANumber)))]);
     assert!(error.starts_with("experience_buffer-0 failed: 17 rollouts in a row"), "{error}");
 }

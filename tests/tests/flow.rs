@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use collimate::flow::{FlowMode, RunSink, WeightUpdates};
 use collimate_protocol::messages::{RoleReport, RoleState, RunEvent};
 use collimate_protocol::records::UpdateMetrics;
-use collimate_protocol::roles::{ExperienceMaker, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer};
+use collimate_protocol::roles::{
+    ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
+};
 use collimate_protocol::{
     Experience, ExperienceBatch, PretrainBatch, Prompt, RoleError, ScoredRollout, Ticket, TicketId,
 };
@@ -34,7 +36,6 @@ fn synchronous_loop(scenario: &Scenario) -> (FakeWeights, Vec<ExperienceBatch>) 
     let mut prompts = scenario.prompts();
     let mut sampler = FakeSampler::new(scenario.config.batch_size, scenario.lengths, log.clone());
     let mut trainer = FakeTrainer::new(scenario.n_pretrain, log.clone());
-    let mut text = FakePretrain::default();
     let mut next_ticket = 0;
     for _ in 0..scenario.config.n_updates {
         let snapshot = trainer.snapshot().unwrap();
@@ -56,9 +57,9 @@ fn synchronous_loop(scenario: &Scenario) -> (FakeWeights, Vec<ExperienceBatch>) 
         let scored = rollouts.into_iter().zip(all_ref_logprobs).zip(scores);
         let scored = scored.map(|((rollout, ref_logprobs), score)| ScoredRollout { rollout, ref_logprobs, score });
         let batch = FakeExperienceMaker.assemble(trainer.version, scored.collect(), &snapshot).unwrap();
-        let pretrain: Vec<PretrainBatch> = (0..scenario.n_pretrain)
-            .map(|_| collimate_protocol::roles::PretrainSource::next_batch(&mut text).unwrap())
-            .collect();
+        let n_pretrain = scenario.n_pretrain as u64;
+        let numbers = trainer.version.0 * n_pretrain..(trainer.version.0 + 1) * n_pretrain;
+        let pretrain: Vec<PretrainBatch> = numbers.map(|idx| FakePretrain.batch(idx).unwrap()).collect();
         trainer.update(&batch, &pretrain).unwrap();
     }
     let batches = std::mem::take(&mut log.read().batches);

@@ -72,18 +72,21 @@ fn lengths() -> impl Strategy<Value = Lengths> {
 fn scenarios() -> impl Strategy<Value = Scenario> {
     let nan_per_mille = prop_oneof![Just(0), 1..=100u64];
     let delays = prop::collection::vec(prop_oneof![Just(0), 0..=5u64, 0..=60u64], 0..10);
-    let generators = (1..=3usize, 1..=5usize);
-    (configs(), 1..=9usize, generators, lengths(), nan_per_mille, 0..=2usize, delays, any::<u64>()).prop_map(
-        |(config, n_prompts, (n_generators, n_slots), lengths, nan_per_mille, n_pretrain, delays, seed)| Scenario {
-            config,
-            n_prompts,
-            n_generators,
-            n_slots,
-            lengths,
-            nan_per_mille,
-            n_pretrain,
-            delays,
-            seed,
+    let actors = (1..=3usize, 1..=5usize, 1..=3usize);
+    (configs(), 1..=9usize, actors, lengths(), nan_per_mille, 0..=2usize, delays, any::<u64>()).prop_map(
+        |(config, n_prompts, (n_generators, n_slots, n_scorers), lengths, nan_per_mille, n_pretrain, delays, seed)| {
+            Scenario {
+                config,
+                n_prompts,
+                n_generators,
+                n_slots,
+                n_scorers,
+                lengths,
+                nan_per_mille,
+                n_pretrain,
+                delays,
+                seed,
+            }
         },
     )
 }
@@ -108,7 +111,7 @@ proptest! {
     }
 
     /// By tickets alone, whatever the hops hold: only what a response's own length makes stale is dropped. With one
-    /// generator, where none overtakes another.
+    /// actor for each role, where none overtakes another.
     #[test]
     fn no_finished_response_waits_for_more_than_max_staleness_updates(
         mut scenario in scenarios(),
@@ -116,7 +119,7 @@ proptest! {
     ) {
         scenario.config.max_staleness = max_staleness;
         scenario.config.weight_updates = WeightUpdates::InFlight;
-        (scenario.n_generators, scenario.nan_per_mille) = (1, 0);
+        (scenario.n_generators, scenario.n_scorers, scenario.nan_per_mille) = (1, 1, 0);
         let (log, ..) = run_here(&scenario);
         let log = log.read();
         let experiences = log.batches.iter().flat_map(|batch| &batch.experiences);

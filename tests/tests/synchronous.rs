@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{FlowConfig, FlowMode, FlowOutcome, PpoFlow, PromptSupply, RunSink};
+use collimate::flow::{Factory, FlowConfig, FlowMode, FlowOutcome, PpoFlow, PromptSupply, RunSink, SamplerFactory};
 use collimate_models::arch::{HeadKind, ModelConfig, Weights};
 use collimate_models::data::windows::PretrainWindows;
 use collimate_models::generate::SamplingParams;
@@ -90,16 +90,17 @@ impl Models {
 
     fn flow(&self, n_generators: usize, sink: Box<dyn RunSink>) -> PpoFlow<Weights, PpoLearner> {
         // Fewer slots than a batch has rollouts, so that batches of rows change from step to step.
-        let sampler = |idx| -> Box<dyn Sampler<Weights>> { Box::new(self.sampler(2 + idx)) };
+        let sampler =
+            |idx| SamplerFactory { factory: Factory::once(Box::new(self.sampler(2 + idx))), n_slots: 2 + idx };
         PpoFlow {
             prompts: prompts(),
             samplers: (0..n_generators).map(sampler).collect(),
-            reference: Box::new(self.reference()),
-            reward: Box::new(self.scorer()),
+            references: vec![Factory::once(Box::new(self.reference()))],
+            rewards: vec![Factory::once(Box::new(self.scorer()))],
             detokenizer: Arc::new(FakeDetokenizer),
-            experience_maker: Box::new(self.experience_maker()),
-            pretrain: Some(Box::new(text())),
-            trainer: self.learner(),
+            experience_maker: Factory::once(Box::new(self.experience_maker())),
+            pretrain: Some(Factory::once(Box::new(text()))),
+            trainer: Factory::once(Box::new(self.learner())),
             sink,
         }
     }
@@ -163,7 +164,9 @@ fn plain_loop(models: &Models) -> PpoLearner {
             ScoredRollout { rollout, ref_logprobs, score }
         });
         let batch = experience_maker.assemble(learner.version(), scored.collect(), &snapshot).unwrap();
-        let pretrain: Vec<_> = (0..learner.pretrain_batches_per_update()).map(|_| text.next_batch().unwrap()).collect();
+        let n_pretrain = learner.pretrain_batches_per_update() as u64;
+        let numbers = learner.version().0 * n_pretrain..(learner.version().0 + 1) * n_pretrain;
+        let pretrain: Vec<_> = numbers.map(|idx| text.batch(idx).unwrap()).collect();
         learner.update(&batch, &pretrain).unwrap();
     }
     learner

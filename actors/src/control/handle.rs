@@ -33,22 +33,14 @@ impl<W: Send + Sync + 'static, T: Send + 'static> Graph<W, T> {
     /// # Errors
     /// There are no threads. Nothing has run.
     pub async fn start(self) -> Result<RunHandle<W, T>, RunError> {
-        let pools = self.workers.iter().map(|worker| self.pool(worker.role())).collect::<Result<Vec<_>, _>>()?;
         let Graph { config, workers, state, remains } = self;
         let roll = Roll::new(workers.iter().map(|worker| worker.role()));
-        let workers = workers.into_iter().zip(state.counters.clone()).zip(pools);
+        let workers = workers.into_iter().zip(state.counters.clone()).collect();
         let (events, first_listener) = broadcast::channel(N_EVENTS_KEPT);
         let (status, watched) = watch::channel(status_of(&state, &roll));
         let (ended, has_ended) = oneshot::channel();
         let listeners = events.downgrade();
-        let arguments = SupervisorArguments {
-            mode: config.mode,
-            workers: workers.map(|((worker, counters), pool)| (worker, counters, pool)).collect(),
-            state,
-            events,
-            status,
-            ended,
-        };
+        let arguments = SupervisorArguments { config, workers, state, events, status, ended };
         let (supervisor, _) =
             Actor::spawn(None, Supervisor, arguments).await.map_err(|error| RunError::Actors(error.to_string()))?;
         let first_listener = Arc::new(Mutex::new(Some(first_listener)));
@@ -155,7 +147,7 @@ impl<W, T> RunHandle<W, T> {
     /// Waits until every role has ended.
     ///
     /// # Errors
-    /// The first failure of a role, by its name.
+    /// The failure that could not be mended, or the first of those that were too many, with its role's name.
     pub async fn wait(self) -> Result<FlowOutcome<W, T>, RunError> {
         let gone = |_| RunError::Actors("the supervisor is gone before the run's end".to_owned());
         self.has_ended.await.map_err(gone)??;

@@ -2,9 +2,9 @@
 //! computes is in [`flow`](crate::flow), on threads that the actors own.
 //!
 //! - [`handle`]: start a run, watch it, end it.
-//! - `supervisor`: keeps the roles' states, passes commands down and events up, ends the run at the first failure.
+//! - `supervisor`: keeps the roles' states, passes commands down and events up, has roles started again that failed.
 //! - `role_actor`: owns one role's compute thread.
-//! - `roll`: which roles have ended, and what that means. Pure.
+//! - `roll`: how each role is, and why the run failed. Pure.
 
 pub mod handle;
 mod role_actor;

@@ -1,60 +1,89 @@
-//! The roll of a run: which roles run, which have ended, who failed first.
+//! The roll of a run: how each role is, which have ended, and why the run failed.
 
 use std::collections::BTreeMap;
 
 use collimate_protocol::RoleId;
 use collimate_protocol::messages::RoleState;
 
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: RoleState,
+    n_restarts: u64,
+}
+
 /// Each role's state. Pure: the supervisor tells it what was reported.
 #[derive(Clone, Debug)]
 pub(super) struct Roll {
-    states: BTreeMap<RoleId, RoleState>,
-    first_failure: Option<(RoleId, String)>,
+    entries: BTreeMap<RoleId, Entry>,
+    /// Why the run fails: what was known first.
+    failure: Option<(RoleId, String)>,
     is_stopping: bool,
     is_paused: bool,
 }
 
 impl Roll {
     pub fn new(roles: impl IntoIterator<Item = RoleId>) -> Self {
-        let states = roles.into_iter().map(|role| (role, RoleState::Starting)).collect();
-        Self { states, first_failure: None, is_stopping: false, is_paused: false }
+        let entry = Entry { state: RoleState::Starting, n_restarts: 0 };
+        let entries = roles.into_iter().map(|role| (role, entry)).collect();
+        Self { entries, failure: None, is_stopping: false, is_paused: false }
     }
 
     pub fn state(&self, role: RoleId) -> RoleState {
-        match self.states.get(&role) {
+        if self.failure.as_ref().is_some_and(|(failed, _)| *failed == role) {
+            return RoleState::Failed;
+        }
+        match self.entries.get(&role).map(|entry| entry.state) {
             Some(RoleState::Running) if self.is_paused => RoleState::Paused,
-            Some(state) => *state,
+            Some(state) => state,
             None => RoleState::Starting,
         }
     }
 
+    pub fn n_restarts(&self, role: RoleId) -> u64 {
+        self.entries.get(&role).map_or(0, |entry| entry.n_restarts)
+    }
+
     pub fn started(&mut self, role: RoleId) {
-        if self.has_not_ended(role) {
-            self.states.insert(role, RoleState::Running);
+        self.set(role, RoleState::Running);
+    }
+
+    pub fn failed(&mut self, role: RoleId) {
+        self.set(role, RoleState::Restarting);
+    }
+
+    pub fn restarted(&mut self, role: RoleId) {
+        self.set(role, RoleState::Running);
+        if let Some(entry) = self.entries.get_mut(&role) {
+            entry.n_restarts += 1;
         }
     }
 
     pub fn finished(&mut self, role: RoleId) {
-        if self.has_not_ended(role) {
-            self.states.insert(role, RoleState::Finished);
-        }
+        self.set(role, RoleState::Finished);
     }
 
-    /// Whether this is the run's first failure.
-    pub fn failed(&mut self, role: RoleId, error: String) -> bool {
-        if !self.has_not_ended(role) {
-            return false;
-        }
-        self.states.insert(role, RoleState::Failed);
-        let is_first = self.first_failure.is_none();
-        self.first_failure.get_or_insert((role, error));
-        is_first
+    /// The role has ended in disorder; whether that is news.
+    pub fn lost(&mut self, role: RoleId) -> bool {
+        let is_news = self.has_not_ended(role);
+        self.set(role, RoleState::Failed);
+        is_news
+    }
+
+    /// The run fails; whether that is news.
+    pub fn gave_up(&mut self, role: RoleId, error: String) -> bool {
+        let is_news = self.failure.is_none();
+        self.failure.get_or_insert((role, error));
+        is_news
     }
 
     /// Whether the run was not yet told to stop.
     pub fn stop(&mut self) -> bool {
         self.is_paused = false;
         !std::mem::replace(&mut self.is_stopping, true)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 
     /// A run that stops can't be paused.
@@ -68,15 +97,25 @@ impl Roll {
     }
 
     pub fn has_not_ended(&self, role: RoleId) -> bool {
-        !matches!(self.states.get(&role), Some(RoleState::Finished | RoleState::Failed))
+        let state = self.entries.get(&role).map(|entry| entry.state);
+        !matches!(state, Some(RoleState::Finished | RoleState::Failed))
     }
 
-    pub fn all_have_ended(&self) -> bool {
-        self.states.keys().all(|role| !self.has_not_ended(*role))
+    pub fn not_ended(&self) -> Vec<RoleId> {
+        self.entries.keys().copied().filter(|role| self.has_not_ended(*role)).collect()
     }
 
-    pub fn first_failure(&self) -> Option<&(RoleId, String)> {
-        self.first_failure.as_ref()
+    pub fn failure(&self) -> Option<&(RoleId, String)> {
+        self.failure.as_ref()
+    }
+
+    /// What has ended stays so.
+    fn set(&mut self, role: RoleId, state: RoleState) {
+        if self.has_not_ended(role)
+            && let Some(entry) = self.entries.get_mut(&role)
+        {
+            entry.state = state;
+        }
     }
 }
 
@@ -90,15 +129,20 @@ mod tests {
     const GENERATOR: RoleId = RoleId { role: Role::Generator, idx: 0 };
 
     #[test]
-    fn the_first_failure_is_kept_and_the_run_ends_when_all_have() {
+    fn the_first_reason_to_give_up_is_kept_and_the_run_ends_when_all_have() {
         let mut roll = Roll::new([LEARNER, GENERATOR]);
         roll.started(LEARNER);
         roll.started(GENERATOR);
-        assert!(roll.failed(GENERATOR, "first".into()));
-        assert!(!roll.all_have_ended());
-        assert!(!roll.failed(LEARNER, "second".into()));
-        assert!(roll.all_have_ended());
-        assert_eq!(roll.first_failure(), Some(&(GENERATOR, "first".to_owned())));
+        roll.failed(GENERATOR);
+        assert_eq!(roll.state(GENERATOR), RoleState::Restarting);
+        assert!(roll.gave_up(GENERATOR, "first".into()));
+        assert!(!roll.gave_up(LEARNER, "second".into()));
+        roll.finished(GENERATOR);
+        assert_eq!(roll.not_ended(), [LEARNER]);
+        assert!(roll.lost(LEARNER));
+        assert!(roll.not_ended().is_empty());
+        assert_eq!(roll.failure(), Some(&(GENERATOR, "first".to_owned())));
+        assert_eq!(roll.state(GENERATOR), RoleState::Failed);
     }
 
     #[test]
@@ -106,8 +150,17 @@ mod tests {
         let mut roll = Roll::new([LEARNER]);
         roll.finished(LEARNER);
         roll.started(LEARNER);
-        assert!(!roll.failed(LEARNER, "late".into()));
+        assert!(!roll.lost(LEARNER));
         assert_eq!(roll.state(LEARNER), RoleState::Finished);
+    }
+
+    #[test]
+    fn restarts_are_counted() {
+        let mut roll = Roll::new([LEARNER, GENERATOR]);
+        roll.failed(LEARNER);
+        roll.restarted(LEARNER);
+        assert_eq!((roll.state(LEARNER), roll.n_restarts(LEARNER)), (RoleState::Running, 1));
+        assert_eq!(roll.n_restarts(GENERATOR), 0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The supervisor: passes commands down and events up, and ends the run at the first failure.
+//! The supervisor: passes commands down and events up, has roles that failed started again, and ends the run when
+//! that is too often.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +15,15 @@ use super::role_actor::{RoleActor, RoleArguments, RoleMessage};
 use super::roll::Roll;
 use crate::flow::counters::{FlowState, RoleCounters};
 use crate::flow::driver::{Seat, run_in_turn};
+use crate::flow::restarts::{Restarts, Verdict};
 use crate::flow::worker::Worker;
-use crate::flow::{FlowMode, RunError};
+use crate::flow::{FlowConfig, FlowMode, RunError};
 
 /// How often the status is refreshed besides at events: often enough for a person who looks at it.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the others have to end once a role is stuck where nothing reaches it. They may never learn that it is gone.
+const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor;
 
@@ -27,16 +32,20 @@ pub(super) enum SupervisorMessage {
     Command(RunCommand),
     /// From a role's actor.
     Report(RoleReport),
+    /// From a timer: a role that failed is to be started again.
+    Restart(RoleId),
+    /// From a timer: the run ends, whoever has not.
+    Abandon,
     /// From a timer: the status is due.
     Tick,
 }
 
-/// A worker and what it computes on.
-pub(super) type PooledWorker = (Box<dyn Worker>, Arc<RoleCounters>, Option<rayon::ThreadPool>);
+/// A worker and what it counts.
+pub(super) type CountedWorker = (Box<dyn Worker>, Arc<RoleCounters>);
 
 pub(super) struct SupervisorArguments {
-    pub mode: FlowMode,
-    pub workers: Vec<PooledWorker>,
+    pub config: FlowConfig,
+    pub workers: Vec<CountedWorker>,
     pub state: Arc<FlowState>,
     pub events: broadcast::Sender<RunEvent>,
     pub status: watch::Sender<RunStatus>,
@@ -46,6 +55,12 @@ pub(super) struct SupervisorArguments {
 
 pub(super) struct SupervisorState {
     roll: Roll,
+    restarts: Restarts,
+    /// What each role that waits for its restart had failed with.
+    errors: BTreeMap<RoleId, String>,
+    /// How long a step may last, wherever it computes.
+    patience: Option<Duration>,
+    myself: ActorRef<SupervisorMessage>,
     actors: BTreeMap<RoleId, ActorRef<RoleMessage>>,
     flow: Arc<FlowState>,
     events: broadcast::Sender<RunEvent>,
@@ -63,16 +78,16 @@ impl Actor for Supervisor {
         myself: ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let SupervisorArguments { mode, workers, state: flow, events, status, ended } = arguments;
+        let SupervisorArguments { config, workers, state: flow, events, status, ended } = arguments;
         let roles: Vec<RoleId> = workers.iter().map(|(worker, ..)| worker.role()).collect();
         let mut actors = BTreeMap::new();
         let mut seats = Vec::new();
         // In a deterministic run all seats are on one thread, and any wake-up is for it.
         let shared_wake = bounded(1);
-        for (worker, counters, pool) in workers {
+        for (worker, counters) in workers {
             let role = worker.role();
             let (commands, commanded) = unbounded();
-            let wake = match mode {
+            let wake = match config.mode {
                 FlowMode::Threaded => bounded(1),
                 FlowMode::Deterministic => shared_wake.clone(),
             };
@@ -84,10 +99,10 @@ impl Actor for Supervisor {
                 // the role.
                 let _ = to_actor.cast(RoleMessage::Report(report));
             });
-            seats.push((Seat::new(worker, counters, pool, commanded, report), wake.1));
+            seats.push((Seat::new(worker, counters, commanded, report), wake.1));
             actors.insert(role, actor);
         }
-        match mode {
+        match config.mode {
             FlowMode::Threaded => {
                 for (seat, wake) in seats {
                     let Some(actor) = actors.get(&seat.role()) else { continue };
@@ -103,7 +118,19 @@ impl Actor for Supervisor {
             }
         }
         myself.send_interval(STATUS_INTERVAL, || SupervisorMessage::Tick);
-        Ok(SupervisorState { roll: Roll::new(roles), actors, flow, events, status, ended: Some(ended) })
+        Ok(SupervisorState {
+            roll: Roll::new(roles),
+            restarts: Restarts::new(&config.restarts),
+            errors: BTreeMap::new(),
+            // Twice: what computes on a thread of its own is given up after one.
+            patience: config.restarts.patience().filter(|_| config.mode == FlowMode::Threaded).map(|once| once * 2),
+            myself,
+            actors,
+            flow,
+            events,
+            status,
+            ended: Some(ended),
+        })
     }
 
     async fn handle(
@@ -115,7 +142,9 @@ impl Actor for Supervisor {
         match message {
             SupervisorMessage::Command(command) => state.command(command),
             SupervisorMessage::Report(report) => state.report(report),
-            SupervisorMessage::Tick => {}
+            SupervisorMessage::Restart(role) => state.restart(role),
+            SupervisorMessage::Abandon => state.abandon(),
+            SupervisorMessage::Tick => state.look_for_stuck(),
         }
         state.show_status();
         if state.end_if_all_have_ended() {
@@ -139,7 +168,7 @@ impl Actor for Supervisor {
         if let Some(role) = state.role_of(id)
             && state.roll.has_not_ended(role)
         {
-            state.report(RoleReport::Failed(role, error));
+            state.report(RoleReport::Lost(role, error));
             state.show_status();
             if state.end_if_all_have_ended() {
                 myself.stop(None);
@@ -180,14 +209,69 @@ impl SupervisorState {
                 self.roll.finished(role);
                 self.dismiss(role);
             }
-            RoleReport::Failed(role, error) => {
-                self.dismiss(role);
-                if self.roll.failed(role, error.clone()) {
-                    tracing::error!(%role, %error, "a role failed");
-                    self.tell(RunEvent::Failed { role, error });
-                    self.stop();
+            RoleReport::Failed(failure) => {
+                tracing::error!(role = %failure.role, error = %failure.error, "a role failed");
+                let role = failure.role;
+                self.roll.failed(role);
+                if self.roll.is_stopping() {
+                    // The command to stop is under way to it, and mends as much as is needed.
+                    return;
+                }
+                self.errors.insert(role, failure.error.clone());
+                match self.restarts.failed(self.flow.started.elapsed(), failure) {
+                    Verdict::Restart(after) => {
+                        // Detached: nothing waits for the timer itself.
+                        drop(self.myself.send_after(after, move || SupervisorMessage::Restart(role)));
+                    }
+                    Verdict::GiveUp(role, error) => self.give_up(role, error),
                 }
             }
+            RoleReport::Restarted(role) => {
+                self.roll.restarted(role);
+                let error = self.errors.remove(&role).unwrap_or_default();
+                self.tell(RunEvent::Restarted { role, error });
+            }
+            RoleReport::Lost(role, error) => {
+                self.dismiss(role);
+                if self.roll.lost(role) {
+                    self.give_up(role, error);
+                }
+            }
+        }
+    }
+
+    fn restart(&self, role: RoleId) {
+        if self.roll.is_stopping() {
+            return;
+        }
+        if let Some(actor) = self.actors.get(&role) {
+            // Its end, if it has come, is reported on its own.
+            let _ = actor.cast(RoleMessage::Command(RoleCommand::Restart));
+        }
+    }
+
+    fn give_up(&mut self, role: RoleId, error: String) {
+        if self.roll.gave_up(role, error.clone()) {
+            self.tell(RunEvent::Failed { role, error });
+        }
+        self.stop();
+    }
+
+    /// A role whose step lasts for ever is lost: unlike what computes behind it, it can't be made anew.
+    fn look_for_stuck(&mut self) {
+        let Some(patience) = self.patience else { return };
+        for role in self.roll.not_ended() {
+            let lasts = self.flow.step_lasts(role);
+            if lasts > patience {
+                self.report(RoleReport::Lost(role, format!("stalled: its step has lasted {lasts:?}")));
+                drop(self.myself.send_after(GRACE, || SupervisorMessage::Abandon));
+            }
+        }
+    }
+
+    fn abandon(&mut self) {
+        for role in self.roll.not_ended() {
+            self.report(RoleReport::Lost(role, "it waits for a role that is stuck".to_owned()));
         }
     }
 
@@ -219,12 +303,12 @@ impl SupervisorState {
 
     /// Whether the run has just ended.
     fn end_if_all_have_ended(&mut self) -> bool {
-        if !self.roll.all_have_ended() {
+        if !self.roll.not_ended().is_empty() {
             return false;
         }
         let Some(ended) = self.ended.take() else { return false };
         let (version, tickets) = (self.flow.version(), self.flow.office.counts());
-        let result = match self.roll.first_failure().cloned() {
+        let result = match self.roll.failure().cloned() {
             Some((role, error)) => Err(RunError::Role { role, error, version, tickets }),
             None => {
                 self.tell(RunEvent::Ended { version, stopped: !self.flow.office.is_complete() });
@@ -244,6 +328,6 @@ pub(super) fn status_of(flow: &FlowState, roll: &Roll) -> RunStatus {
         n_updates: flow.n_updates,
         elapsed_s: flow.started.elapsed().as_secs_f64(),
         tickets: flow.office.counts(),
-        roles: flow.roles(|role| roll.state(role)),
+        roles: flow.roles(|role| (roll.state(role), roll.n_restarts(role))),
     }
 }

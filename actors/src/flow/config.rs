@@ -1,6 +1,7 @@
 //! The flow's settings: how much, how stale, how many threads.
 
 use std::fmt;
+use std::time::Duration;
 
 use collimate_protocol::Role;
 use schemars::JsonSchema;
@@ -51,6 +52,8 @@ pub struct FlowConfig {
     pub capacities: Capacities,
     /// Threads that a role computes with when threaded; 0 shares those of the process.
     pub threads: RoleThreads,
+    /// What happens when a role fails.
+    pub restarts: RestartConfig,
 }
 
 impl Default for FlowConfig {
@@ -65,7 +68,47 @@ impl Default for FlowConfig {
             scorer_batch: 16,
             capacities: Capacities::default(),
             threads: RoleThreads::default(),
+            restarts: RestartConfig::default(),
         }
+    }
+}
+
+/// When a role that has failed, by an error, a panic or a stall, is started again. What it had in hand is done again
+/// from the same seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestartConfig {
+    /// Failures within window_s, of all roles together, that are mended; the next one ends the run. 0 mends none.
+    pub most_failures: usize,
+    /// How long a failure counts (seconds).
+    pub window_s: f64,
+    /// How long a role waits before it starts again (seconds); twice as long for each further failure within window_s.
+    pub backoff_s: f64,
+    /// How long a role may compute on one piece of work before it counts as stalled (seconds); 0 lets it take for
+    /// ever. When deterministic, nobody watches: all roles are on one thread.
+    pub stall_s: f64,
+}
+
+impl Default for RestartConfig {
+    fn default() -> Self {
+        // An hour for an update: on a CPU, that of a model of a billion weights may well take minutes.
+        Self { most_failures: 5, window_s: 600.0, backoff_s: 0.5, stall_s: 3600.0 }
+    }
+}
+
+impl RestartConfig {
+    /// How long a role may compute on one piece of work; `None` for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        (self.stall_s > 0.0).then(|| Duration::from_secs_f64(self.stall_s))
+    }
+
+    fn validate(&self) -> Result<(), RunError> {
+        for (key, seconds) in [("window_s", self.window_s), ("backoff_s", self.backoff_s), ("stall_s", self.stall_s)] {
+            if Duration::try_from_secs_f64(seconds).is_err() {
+                return Err(RunError::Config(format!("restarts.{key} is {seconds}, expected seconds, 0 or more")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -147,6 +190,7 @@ impl FlowConfig {
                 return Err(RunError::Config(format!("{key} is 0, it must be at least 1")));
             }
         }
+        self.restarts.validate()?;
         let too_many =
             |keys: &str| RunError::Config(format!("{keys} are too large: their product does not fit 64 bits"));
         self.n_updates.checked_mul(self.batch_size as u64).ok_or_else(|| too_many("n_updates and batch_size"))?;

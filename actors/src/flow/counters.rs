@@ -55,6 +55,14 @@ impl RoleCounters {
         Duration::from_nanos(self.busy_ns.load(Ordering::Relaxed) + in_progress).as_secs_f64()
     }
 
+    /// How long the step in progress lasts already; zero between steps.
+    pub fn step_lasts(&self) -> Duration {
+        match self.step_since_ns.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_nanos(self.now_ns().saturating_sub(since)),
+        }
+    }
+
     /// Tokens processed so far.
     pub fn n_tokens(&self) -> u64 {
         self.n_tokens.load(Ordering::Relaxed)
@@ -101,11 +109,18 @@ impl FlowState {
         self.gauges.iter().map(|(role, gauge)| (role.name().to_owned(), gauge.depth())).collect()
     }
 
-    /// A line of status for each role.
-    pub fn roles(&self, state_of: impl Fn(RoleId) -> RoleState) -> Vec<RoleStatus> {
+    /// How long the step that a role is in lasts already.
+    pub fn step_lasts(&self, role: RoleId) -> Duration {
+        let counters = self.counters.iter().find(|counters| counters.role == role);
+        counters.map_or(Duration::ZERO, |counters| counters.step_lasts())
+    }
+
+    /// A line of status for each role, given its state and how often it was started again.
+    pub fn roles(&self, state_of: impl Fn(RoleId) -> (RoleState, u64)) -> Vec<RoleStatus> {
         let status = |counters: &Arc<RoleCounters>| RoleStatus {
             role: counters.role,
-            state: state_of(counters.role),
+            state: state_of(counters.role).0,
+            n_restarts: state_of(counters.role).1,
             n_items: counters.n_items.load(Ordering::Relaxed),
             n_tokens: counters.n_tokens(),
             busy_s: counters.busy_s(),

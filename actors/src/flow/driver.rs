@@ -1,15 +1,16 @@
 //! Runs workers: one on a thread of its own, or all in turn on one thread.
 
-use std::any::Any;
 use std::fmt::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use collimate_protocol::messages::{RoleCommand, RoleReport};
+use collimate_protocol::messages::{RoleCommand, RoleFailure, RoleReport};
+use collimate_protocol::roles::Unmendable;
 use collimate_protocol::{RoleError, RoleId};
 use crossbeam_channel::{Receiver, Select, TryRecvError, never};
 
+use super::compute::uncaught;
 use super::counters::{FlowState, RoleCounters};
+use super::ledger::LedgerError;
 use super::worker::{Step, Worker};
 
 /// A worker with its ends of the control path.
@@ -18,11 +19,12 @@ pub struct Seat {
     /// `None` once it has ended.
     worker: Option<Box<dyn Worker>>,
     counters: Arc<RoleCounters>,
-    pool: Option<rayon::ThreadPool>,
     commands: Receiver<RoleCommand>,
     report: Box<dyn Fn(RoleReport) + Send>,
     is_paused: bool,
-    /// Told to stop, or failed: the run ends for all.
+    /// Failed, and not yet told what now.
+    has_failed: bool,
+    /// Told to stop: the run ends for all.
     is_stopping: bool,
     /// Whoever commanded is gone; there is nothing to wait for on that side.
     is_orphaned: bool,
@@ -34,16 +36,16 @@ enum Turn {
     Progressed,
     Starved,
     Paused,
-    Ended,
+    /// Has failed, now or before, and waits to be told what now.
     Failed,
+    Ended,
 }
 
 impl Seat {
-    /// Seats a worker. `pool` is what it computes on, `None` for the pool of the process.
+    /// Seats a worker.
     pub fn new(
         worker: Box<dyn Worker>,
         counters: Arc<RoleCounters>,
-        pool: Option<rayon::ThreadPool>,
         commands: Receiver<RoleCommand>,
         report: Box<dyn Fn(RoleReport) + Send>,
     ) -> Self {
@@ -52,10 +54,10 @@ impl Seat {
             role,
             worker: Some(worker),
             counters,
-            pool,
             commands,
             report,
             is_paused: false,
+            has_failed: false,
             is_stopping: false,
             is_orphaned: false,
         }
@@ -72,36 +74,37 @@ impl Seat {
         if self.worker.is_none() {
             return Turn::Ended;
         }
+        if self.has_failed {
+            return Turn::Failed;
+        }
         if self.is_paused {
             return Turn::Paused;
         }
         match self.step() {
-            Ok(Step::Progressed) => Turn::Progressed,
+            Ok(Step::Ready | Step::Progressed) => Turn::Progressed,
             Ok(Step::Starved) => Turn::Starved,
-            Ok(Step::Finished) => match self.leave() {
-                Ok(()) => {
-                    (self.report)(RoleReport::Finished(self.role));
-                    Turn::Ended
-                }
-                Err(error) => self.fail(error),
-            },
-            Err(error) => self.fail(error),
+            Ok(Step::Finished) => self.leave(None),
+            Err(error) => self.fail(&error),
         }
     }
 
-    fn step(&mut self) -> Result<Step, String> {
+    fn step(&mut self) -> Result<Step, RoleError> {
         let Some(worker) = &mut self.worker else { return Ok(Step::Finished) };
-        let (counters, pool) = (&self.counters, &self.pool);
-        let stepped: Result<Step, RoleError> = uncaught(|| {
-            counters.timed(|| match pool {
-                Some(pool) => pool.install(|| worker.step()),
-                None => worker.step(),
-            })
-        })?;
+        let counters = &self.counters;
+        let stepped = uncaught(|| counters.timed(|| worker.step()));
         for event in worker.take_events() {
             (self.report)(RoleReport::Event(Box::new(event)));
         }
-        stepped.map_err(|error| error.to_string())
+        stepped.unwrap_or_else(|panic| Err(panic.into()))
+    }
+
+    /// Waits until a failure has been answered.
+    fn await_verdict(&mut self, wake: &Receiver<()>) {
+        self.obey();
+        while self.has_failed {
+            let _ = wake.recv();
+            self.obey();
+        }
     }
 
     fn obey(&mut self) {
@@ -109,6 +112,11 @@ impl Seat {
             match self.commands.try_recv() {
                 Ok(RoleCommand::Pause) => self.is_paused = true,
                 Ok(RoleCommand::Resume) => self.is_paused = false,
+                Ok(RoleCommand::Restart) => {
+                    if self.recover() {
+                        (self.report)(RoleReport::Restarted(self.role));
+                    }
+                }
                 Ok(RoleCommand::Stop) => self.stop(),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -123,8 +131,10 @@ impl Seat {
         }
     }
 
-    /// A pause ends with the command to stop: a paused role could send no ticket home.
+    /// A pause ends with the command to stop: a paused role could send no ticket home. A role that has failed sends
+    /// home what it had in hand, as all others do.
     fn stop(&mut self) {
+        self.recover();
         self.is_paused = false;
         self.is_stopping = true;
         if let Some(worker) = &mut self.worker {
@@ -132,17 +142,40 @@ impl Seat {
         }
     }
 
-    /// The worker and its ends of the channels go; a panic in a destructor is a failure like any other.
-    fn leave(&mut self) -> Result<(), String> {
-        let worker = self.worker.take();
-        uncaught(|| drop(worker))
+    /// Whether a failure has been got over.
+    fn recover(&mut self) -> bool {
+        if !std::mem::take(&mut self.has_failed) {
+            return false;
+        }
+        if let Some(worker) = &mut self.worker
+            && let Err(panic) = uncaught(|| worker.recover())
+        {
+            self.leave(Some(panic));
+            return false;
+        }
+        true
     }
 
-    fn fail(&mut self, error: String) -> Turn {
-        // The first error is what counts.
-        let _ = self.leave();
-        self.is_stopping = true;
-        (self.report)(RoleReport::Failed(self.role, error));
+    /// The worker and its ends of the channels go; a panic in a destructor is a failure like any other.
+    fn leave(&mut self, failure: Option<String>) -> Turn {
+        let worker = self.worker.take();
+        let left = uncaught(|| drop(worker));
+        let report = match failure.map_or(left, Err) {
+            Ok(()) => RoleReport::Finished(self.role),
+            Err(error) => RoleReport::Lost(self.role, error),
+        };
+        (self.report)(report);
+        Turn::Ended
+    }
+
+    /// A role that fails even to stop is lost.
+    fn fail(&mut self, error: &RoleError) -> Turn {
+        if self.is_stopping {
+            return self.leave(Some(error.to_string()));
+        }
+        self.has_failed = true;
+        let is_mendable = !error.is::<Unmendable>() && !error.is::<LedgerError>();
+        (self.report)(RoleReport::Failed(RoleFailure { role: self.role, error: error.to_string(), is_mendable }));
         Turn::Failed
     }
 }
@@ -167,17 +200,17 @@ pub fn run_alone(mut seat: Seat, mut wake: Receiver<()>) {
                 }
                 select.ready();
             }
-            Turn::Paused => {
+            Turn::Paused | Turn::Failed => {
                 let _ = wake.recv();
             }
-            Turn::Ended | Turn::Failed => return,
+            Turn::Ended => return,
         }
     }
 }
 
 /// Runs all workers in turn, always in the same order, until all have ended. A round in which nobody could go on
-/// will be followed by the same round for ever: that is an error which shows every queue and ticket. The first
-/// failure stops all others.
+/// will be followed by the same round for ever: that is an error which shows every queue and ticket. After a failure
+/// nobody moves before it is known what follows, so that two runs stay equal.
 pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) {
     for seat in &seats {
         (seat.report)(RoleReport::Started(seat.role));
@@ -187,22 +220,27 @@ pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) 
         let (mut any_progress, mut any_paused) = (false, false);
         for seat in seats.iter_mut().filter(|seat| seat.worker.is_some()) {
             match seat.turn() {
-                Turn::Progressed | Turn::Ended | Turn::Failed => any_progress = true,
+                Turn::Progressed | Turn::Ended => any_progress = true,
                 Turn::Starved => {}
                 Turn::Paused => any_paused = true,
+                Turn::Failed => {
+                    any_progress = true;
+                    seat.await_verdict(&wake);
+                }
             }
         }
         let n_stopping = seats.iter().filter(|seat| seat.is_stopping).count();
         if (1..seats.len()).contains(&n_stopping) {
-            // A command to stop is for all but reaches one after another, and a failure is seen by one alone: those
-            // who do not know of it would look stuck.
+            // A command to stop is for all but reaches one after another: those who do not know of it yet would look
+            // stuck.
             seats.iter_mut().for_each(Seat::stop);
         } else if !any_progress && any_paused {
             let _ = wake.recv();
         } else if !any_progress {
-            let report = stuck(&seats, state);
+            let report = Unmendable(stuck(&seats, state).into()).into();
             if let Some(seat) = seats.iter_mut().find(|seat| seat.worker.is_some()) {
-                seat.fail(report);
+                seat.fail(&report);
+                seat.await_verdict(&wake);
             }
         }
     }
@@ -215,16 +253,6 @@ fn stuck(seats: &[Seat], state: &FlowState) -> String {
         let _ = write!(text, "\n{}: {}", worker.role(), worker.describe());
     }
     text
-}
-
-/// The closure's result, or what it panicked with. What it leaves behind is only ever dropped.
-fn uncaught<R>(closure: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(closure)).map_err(|payload| format!("panicked: {}", panic_message(&*payload)))
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("with something that is no text")
 }
 
 #[cfg(test)]
@@ -249,7 +277,7 @@ mod tests {
             RoleId { role: Role::Generator, idx: self.idx }
         }
 
-        fn step(&mut self) -> Result<Step, RoleError> {
+        fn take(&mut self) -> Result<Step, RoleError> {
             Ok(if self.is_stopping { Step::Finished } else { Step::Starved })
         }
 
@@ -264,7 +292,8 @@ mod tests {
         }
     }
 
-    /// Runs two idle workers in turn, the second with these commands; what was reported besides that they started.
+    /// Runs two idle workers in turn, the second with these commands, and stops both at a failure; what was reported
+    /// besides that they started.
     fn reports_with(commands: &[RoleCommand]) -> Vec<RoleReport> {
         let started = Instant::now();
         let (reported, reports) = unbounded();
@@ -274,8 +303,14 @@ mod tests {
         let seat = |(idx, commands)| {
             let worker = Box::new(Idle { idx, is_stopping: false });
             let counters = Arc::new(RoleCounters::new(worker.role(), started));
-            let reported = reported.clone();
-            Seat::new(worker, counters, None, commands, Box::new(move |report| reported.send(report).unwrap()))
+            let (reported, to_both) = (reported.clone(), [to_first.clone(), to_second.clone()]);
+            let report = move |report| {
+                if matches!(report, RoleReport::Failed(_)) {
+                    to_both.iter().for_each(|commands| commands.send(RoleCommand::Stop).unwrap());
+                }
+                reported.send(report).unwrap();
+            };
+            Seat::new(worker, counters, commands, Box::new(report))
         };
         let seats = [first, second].into_iter().enumerate().map(seat).collect();
         let state = FlowState {
@@ -288,7 +323,6 @@ mod tests {
             n_sink_failures: Default::default(),
         };
         run_in_turn(seats, never(), &state);
-        drop(to_first);
         reports.try_iter().filter(|report| !matches!(report, RoleReport::Started(_))).collect()
     }
 
@@ -302,8 +336,10 @@ mod tests {
     #[test]
     fn where_nobody_can_go_on_the_run_fails_and_says_what_each_has_in_hand() {
         let reports = reports_with(&[]);
-        let RoleReport::Failed(_, error) = &reports[0] else { panic!("{reports:?}") };
+        let RoleReport::Failed(RoleFailure { error, is_mendable: false, .. }) = &reports[0] else {
+            panic!("{reports:?}")
+        };
         assert!(error.starts_with("deadlock") && error.contains("generator-1: idle"), "{error}");
-        assert!(matches!(reports[1..], [RoleReport::Finished(_)]), "{reports:?}");
+        assert!(matches!(reports[1..], [RoleReport::Finished(_), RoleReport::Finished(_)]), "{reports:?}");
     }
 }

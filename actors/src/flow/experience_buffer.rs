@@ -9,11 +9,12 @@ use collimate_protocol::{
 };
 use crossbeam_channel::Select;
 
+use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
 use super::ledger::TicketOffice;
-use super::worker::{Step, Worker, at_the_end};
+use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// Batches' worth of rollouts in a row that may be dropped as not finite. More is a broken model, not bad luck, and
 /// would go on for ever: a dropped rollout is issued again.
@@ -72,23 +73,30 @@ impl BatchFiller {
         }
         let version = self.version;
         self.version = version.next();
-        Some((version, std::mem::take(&mut self.kept).into_values().collect()))
+        Some((version, self.take_all()))
+    }
+
+    /// What was kept, in order of ticket id.
+    pub fn take_all(&mut self) -> Vec<ScoredRollout> {
+        std::mem::take(&mut self.kept).into_values().collect()
     }
 }
 
 /// The worker around a [`BatchFiller`] and an [`ExperienceMaker`].
 pub(super) struct ExperienceBuffer<W> {
     pub filler: BatchFiller,
-    pub maker: Box<dyn ExperienceMaker<W>>,
+    pub maker: Compute<dyn ExperienceMaker<W>>,
     pub latest: Latest<W>,
     pub office: TicketOffice,
     pub scored: Inlet<ScoredRollout>,
+    /// A full batch, and the version that trains on it.
+    pub full: Option<(PolicyVersion, Vec<ScoredRollout>)>,
     pub batches: Outlet<ExperienceBatch>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
 }
 
-impl<W> ExperienceBuffer<W> {
+impl<W: Send + Sync + 'static> ExperienceBuffer<W> {
     /// Takes what is there until the batch is full; whether anything was.
     fn fill(&mut self) -> Result<bool, RoleError> {
         let mut any = false;
@@ -103,26 +111,24 @@ impl<W> ExperienceBuffer<W> {
         Ok(any)
     }
 
-    fn assemble(&mut self, version: PolicyVersion, rollouts: Vec<ScoredRollout>) -> Result<(), RoleError> {
-        let batch = self.maker.assemble(version, rollouts, &self.latest.newest())?;
-        check(&batch, version, self.filler.batch_size)?;
-        let n_tokens = batch.experiences.iter().map(|e| e.scored.rollout.response.len()).sum();
-        self.counters.count(1, n_tokens);
-        self.batches.push(batch);
+    /// Sends home what is in hand and will not be trained on.
+    fn shut_down(&mut self) -> Result<(), RoleError> {
+        let full = self.full.take().map(|(_, rollouts)| rollouts).unwrap_or_default();
+        for scored in full.into_iter().chain(self.filler.take_all()) {
+            self.office.shut_down(&scored)?;
+        }
         Ok(())
     }
 }
 
-impl<W: Send + Sync> Worker for ExperienceBuffer<W> {
+impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
     fn role(&self) -> RoleId {
         RoleId::only(Role::ExperienceBuffer)
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
-            for scored in std::mem::take(&mut self.filler.kept).into_values() {
-                self.office.shut_down(&scored)?;
-            }
+            self.shut_down()?;
             self.batches.shut_down(&self.office)?;
             return self.scored.shut_down(&self.office);
         }
@@ -130,15 +136,43 @@ impl<W: Send + Sync> Worker for ExperienceBuffer<W> {
         if !self.batches.flush() {
             return Ok(Step::Starved);
         }
-        let any = self.fill()?;
-        if let Some((version, rollouts)) = self.filler.take_full() {
-            self.assemble(version, rollouts)?;
-            return Ok(Step::Progressed);
+        let mut any = false;
+        if self.full.is_none() {
+            any = self.fill()?;
+            self.full = self.filler.take_full();
+        }
+        if self.full.is_some() {
+            return Ok(Step::Ready);
         }
         if self.scored.has_ended() {
             return Ok(at_the_end(&self.office));
         }
         Ok(if any || was_blocked { Step::Progressed } else { Step::Starved })
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let Some((version, rollouts)) = self.full.clone() else { return Ok(()) };
+        let (snapshot, batch_size) = (self.latest.newest(), self.filler.batch_size);
+        let batch = self.maker.call(move |maker| {
+            let batch = maker.assemble(version, rollouts, &snapshot)?;
+            check(&batch, version, batch_size)?;
+            Ok(batch)
+        })?;
+        self.full = None;
+        let n_tokens = batch.experiences.iter().map(|e| e.scored.rollout.response.len()).sum();
+        self.counters.count(1, n_tokens);
+        self.batches.push(batch);
+        Ok(())
+    }
+
+    fn workload(&self) -> Workload {
+        let rollouts = self.full.iter().flat_map(|(_, rollouts)| rollouts).map(|scored| &scored.rollout);
+        let n_tokens = rollouts.map(|rollout| rollout.prompt.tokens.len() + rollout.response.len()).sum();
+        Workload { n_items: self.full.as_ref().map_or(0, |(_, rollouts)| rollouts.len()), n_tokens }
+    }
+
+    fn recover(&mut self) {
+        self.maker.discard();
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -155,10 +189,11 @@ impl<W: Send + Sync> Worker for ExperienceBuffer<W> {
 
     fn describe(&self) -> String {
         format!(
-            "{} of {} rollouts for the batch that {} trains on, blocked: {}",
+            "{} of {} rollouts for the batch that {} trains on, a full one in hand: {}, blocked: {}",
             self.filler.kept.len(),
             self.filler.batch_size,
             self.filler.version,
+            self.full.is_some(),
             self.batches.is_blocked()
         )
     }

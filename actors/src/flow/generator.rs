@@ -1,57 +1,52 @@
 //! A generator: samples responses with the newest policy, as many at once as its sampler has slots.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use collimate_protocol::roles::Sampler;
-use collimate_protocol::{PolicyVersion, Prompt, RoleError, RoleId, Rollout};
+use collimate_protocol::{PolicyVersion, Prompt, RoleError, RoleId, Rollout, Snapshot, TicketId};
 use crossbeam_channel::Select;
 
+use super::compute::Compute;
 use super::config::WeightUpdates;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
 use super::ledger::TicketOffice;
-use super::worker::{Step, Worker, at_the_end};
+use super::worker::{Step, Worker, Workload, at_the_end};
 
-/// A sampler that follows the newest snapshot.
-struct Follower<W> {
-    sampler: Box<dyn Sampler<W>>,
-    latest: Latest<W>,
-    weight_updates: WeightUpdates,
-    loaded: Option<PolicyVersion>,
+/// What the next step does before it samples.
+struct Beginning<W> {
+    /// Weights to load.
+    snapshot: Option<Snapshot<W>>,
+    /// Prompts whose responses begin.
+    prompts: Vec<Prompt>,
 }
 
-impl<W> Follower<W> {
-    /// Whether a prompt may start now, under the newest weights.
-    fn is_ready_for_a_prompt(&mut self) -> Result<bool, RoleError> {
-        self.follow()?;
-        let is_newest = self.loaded == Some(self.latest.version()) || self.weight_updates == WeightUpdates::InFlight;
-        Ok(is_newest && self.sampler.n_free_slots() > 0)
-    }
-
-    /// Loads the newest snapshot, if it is not yet loaded and may be now.
-    fn follow(&mut self) -> Result<(), RoleError> {
-        let may_load = match self.weight_updates {
-            WeightUpdates::InFlight => true,
-            WeightUpdates::BetweenRollouts => self.sampler.n_running() == 0,
-        };
-        if may_load && self.loaded != Some(self.latest.version()) {
-            let snapshot = self.latest.newest();
-            self.sampler.load(&snapshot)?;
-            self.loaded = Some(snapshot.version);
-        }
-        Ok(())
+// By hand: a derive would ask for a default of `W`.
+impl<W> Default for Beginning<W> {
+    fn default() -> Self {
+        Self { snapshot: None, prompts: Vec::new() }
     }
 }
 
 /// The worker around a [`Sampler`].
 pub(super) struct Generator<W> {
     role: RoleId,
-    follower: Follower<W>,
+    sampler: Compute<dyn Sampler<W>>,
+    n_slots: usize,
+    latest: Latest<W>,
+    weight_updates: WeightUpdates,
     office: TicketOffice,
     prompts: Inlet<Prompt>,
-    /// A prompt that came just when newer weights did, which it must start under.
-    held: Option<Prompt>,
+    /// The prompts of the responses in progress.
+    running: BTreeMap<TicketId, Prompt>,
+    beginning: Beginning<W>,
+    /// Prompts in hand that can't begin yet: one that came just when newer weights did, and those of a sampler that
+    /// failed.
+    held: VecDeque<Prompt>,
+    /// What the sampler has loaded.
+    loaded: Option<PolicyVersion>,
     rollouts: Outlet<Rollout>,
     counters: Arc<RoleCounters>,
     is_stopping: bool,
@@ -60,7 +55,8 @@ pub(super) struct Generator<W> {
 /// What a generator is made of.
 pub(super) struct GeneratorParts<W> {
     pub role: RoleId,
-    pub sampler: Box<dyn Sampler<W>>,
+    pub sampler: Compute<dyn Sampler<W>>,
+    pub n_slots: usize,
     pub latest: Latest<W>,
     pub weight_updates: WeightUpdates,
     pub office: TicketOffice,
@@ -69,37 +65,67 @@ pub(super) struct GeneratorParts<W> {
     pub counters: Arc<RoleCounters>,
 }
 
-impl<W> Generator<W> {
+impl<W: Send + Sync + 'static> Generator<W> {
     pub fn new(parts: GeneratorParts<W>) -> Self {
-        let GeneratorParts { role, sampler, latest, weight_updates, office, prompts, rollouts, counters } = parts;
-        let follower = Follower { sampler, latest, weight_updates, loaded: None };
-        Self { role, follower, office, prompts, held: None, rollouts, counters, is_stopping: false }
+        let GeneratorParts { role, sampler, n_slots, latest, weight_updates, office, prompts, rollouts, counters } =
+            parts;
+        Self {
+            role,
+            sampler,
+            n_slots,
+            latest,
+            weight_updates,
+            office,
+            prompts,
+            running: BTreeMap::new(),
+            beginning: Beginning::default(),
+            held: VecDeque::new(),
+            loaded: None,
+            rollouts,
+            counters,
+            is_stopping: false,
+        }
     }
 
-    /// Starts a response for each free slot that a prompt is there for; whether any prompt moved.
-    fn admit(&mut self) -> Result<bool, RoleError> {
-        let mut any = false;
-        while self.follower.is_ready_for_a_prompt()? {
-            if self.held.is_none() {
-                let Taken::Item(prompt) = self.prompts.take() else { break };
-                self.held = Some(prompt);
-                any = true;
-            }
-            // A snapshot is published before the tickets of its update come home: looked at again with the prompt in
-            // hand, the slot shows at least the version that this prompt was issued under.
-            if !self.follower.is_ready_for_a_prompt()? {
+    fn n_in_progress(&self) -> usize {
+        self.running.len() + self.beginning.prompts.len()
+    }
+
+    /// Takes a prompt for each free slot, then the newest weights. In this order: a snapshot is published before the
+    /// tickets of its update come home, so the newest is at least the version that a prompt in hand was issued under.
+    fn begin(&mut self) {
+        while self.n_in_progress() < self.n_slots {
+            let prompt = match self.held.pop_front() {
+                Some(prompt) => prompt,
+                None => match self.prompts.take() {
+                    Taken::Item(prompt) => prompt,
+                    Taken::Nothing | Taken::Ended => break,
+                },
+            };
+            if !self.may_begin() {
+                self.held.push_front(prompt);
                 break;
             }
-            if let Some(prompt) = self.held.take() {
-                self.follower.sampler.admit(prompt)?;
-                any = true;
-            }
+            self.beginning.prompts.push(prompt);
         }
-        Ok(any)
+        let may_load = self.weight_updates == WeightUpdates::InFlight || self.running.is_empty();
+        if may_load && self.n_in_progress() > 0 && self.loaded != Some(self.latest.version()) {
+            self.beginning.snapshot = Some(self.latest.newest());
+        }
+    }
+
+    /// Whether a prompt in hand may begin now, under the newest weights.
+    fn may_begin(&self) -> bool {
+        match self.weight_updates {
+            WeightUpdates::InFlight => true,
+            WeightUpdates::BetweenRollouts => self.running.is_empty() || self.loaded == Some(self.latest.version()),
+        }
     }
 
     fn shut_down(&mut self) -> Result<Step, RoleError> {
-        for prompt in self.follower.sampler.abort().into_iter().chain(self.held.take()) {
+        let beginning = std::mem::take(&mut self.beginning).prompts;
+        let running = std::mem::take(&mut self.running).into_values();
+        for prompt in running.chain(beginning).chain(self.held.drain(..)) {
             self.office.shut_down(&prompt)?;
         }
         self.rollouts.shut_down(&self.office)?;
@@ -107,12 +133,12 @@ impl<W> Generator<W> {
     }
 }
 
-impl<W: Send + Sync> Worker for Generator<W> {
+impl<W: Send + Sync + 'static> Worker for Generator<W> {
     fn role(&self) -> RoleId {
         self.role
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
             return self.shut_down();
         }
@@ -120,21 +146,51 @@ impl<W: Send + Sync> Worker for Generator<W> {
         if !self.rollouts.flush() {
             return Ok(Step::Starved);
         }
-        let admitted = self.admit()?;
-        let n_running = self.follower.sampler.n_running();
-        if n_running > 0 {
-            let ended = self.follower.sampler.step()?;
-            self.counters.count(ended.len(), n_running);
-            for rollout in ended {
-                check(&rollout)?;
-                self.rollouts.push(rollout);
-            }
-            return Ok(Step::Progressed);
+        self.begin();
+        if self.n_in_progress() > 0 {
+            return Ok(Step::Ready);
         }
-        if self.prompts.has_ended() && self.held.is_none() {
+        if self.prompts.has_ended() && self.held.is_empty() {
             return Ok(at_the_end(&self.office));
         }
-        Ok(if admitted || was_blocked { Step::Progressed } else { Step::Starved })
+        Ok(if was_blocked { Step::Progressed } else { Step::Starved })
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let (snapshot, prompts) = (self.beginning.snapshot.clone(), self.beginning.prompts.clone());
+        let ended = self.sampler.call(move |sampler| {
+            if let Some(snapshot) = snapshot {
+                sampler.load(&snapshot)?;
+            }
+            prompts.into_iter().try_for_each(|prompt| sampler.admit(prompt))?;
+            sampler.step()
+        })?;
+        let Beginning { snapshot, prompts } = std::mem::take(&mut self.beginning);
+        self.loaded = snapshot.map(|snapshot| snapshot.version).or(self.loaded);
+        self.running.extend(prompts.into_iter().map(|prompt| (prompt.ticket.id, prompt)));
+        self.counters.count(ended.len(), self.running.len());
+        ended.iter().try_for_each(|rollout| check(rollout, &self.running))?;
+        for rollout in ended {
+            self.running.remove(&rollout.prompt.ticket.id);
+            self.rollouts.push(rollout);
+        }
+        Ok(())
+    }
+
+    fn workload(&self) -> Workload {
+        // A sequence that begins reads its prompt, but for the last token, which goes through with the others' newest.
+        let begun = self.beginning.prompts.iter().map(|prompt| prompt.tokens.len() - 1).sum::<usize>();
+        Workload { n_items: self.n_in_progress(), n_tokens: self.n_in_progress() + begun }
+    }
+
+    fn recover(&mut self) {
+        self.sampler.discard();
+        self.loaded = None;
+        let beginning = std::mem::take(&mut self.beginning).prompts;
+        let lost = std::mem::take(&mut self.running).into_values().chain(beginning);
+        let lost: BTreeMap<TicketId, Prompt> = lost.map(|prompt| (prompt.ticket.id, prompt)).collect();
+        self.office.issued_again(lost.len());
+        self.held.extend(lost.into_values());
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -152,26 +208,30 @@ impl<W: Send + Sync> Worker for Generator<W> {
 
     fn describe(&self) -> String {
         format!(
-            "{} responses in progress, {} free slots, prompt held: {}, blocked: {}, weights loaded: {:?}",
-            self.follower.sampler.n_running(),
-            self.follower.sampler.n_free_slots(),
-            self.held.is_some(),
+            "{} responses in progress in {} slots, {} prompts held, blocked: {}, weights loaded: {:?}",
+            self.n_in_progress(),
+            self.n_slots,
+            self.held.len(),
             self.rollouts.is_blocked(),
-            self.follower.loaded
+            self.loaded
         )
     }
 }
 
-/// Refuses a rollout whose parts do not fit one another.
-fn check(rollout: &Rollout) -> Result<(), RoleError> {
+/// Refuses a rollout whose parts do not fit one another, or that nobody asked for.
+fn check(rollout: &Rollout, running: &BTreeMap<TicketId, Prompt>) -> Result<(), RoleError> {
+    let id = rollout.prompt.ticket.id;
+    if running.get(&id) != Some(&rollout.prompt) {
+        return Err(format!("the sampler returned a response to ticket {}, which it was not given", id.0).into());
+    }
     let n = rollout.response.len();
     let lengths = [rollout.logprobs.len(), rollout.versions.len(), rollout.entropies.len()];
     if lengths == [n; 3] {
         return Ok(());
     }
-    let id = rollout.prompt.ticket.id.0;
     Err(format!(
-        "the sampler returned {n} response tokens for ticket {id}, but {lengths:?} logprobs, versions and entropies"
+        "the sampler returned {n} response tokens for ticket {}, but {lengths:?} logprobs, versions and entropies",
+        id.0
     )
     .into())
 }

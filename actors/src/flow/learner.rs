@@ -4,20 +4,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use collimate_protocol::records::{BatchMetrics, FlowMetrics, UpdateMetrics};
+use collimate_protocol::records::{BatchMetrics, FlowMetrics, TrainMetrics, UpdateMetrics};
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{
-    ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, TicketCounts, TicketOutcome,
+    ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, Snapshot, TicketCounts, TicketOutcome,
 };
 use crossbeam_channel::Select;
 
+use super::compute::Compute;
 use super::config::FlowMode;
 use super::counters::{FlowMeter, FlowState, RoleCounters};
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
 use super::ledger::CarriesTickets;
 use super::recorder::TrainedBatch;
-use super::worker::{Step, Worker, at_the_end};
+use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// Where the trainer lies once the learner has ended.
 pub(super) type TrainerSlot<T> = Arc<Mutex<Option<T>>>;
@@ -45,10 +46,16 @@ impl PretrainStock {
     }
 }
 
+/// What one update trains on.
+#[derive(Clone)]
+pub(super) struct UpdateInput {
+    batch: Arc<ExperienceBatch>,
+    pretrain: Arc<[PretrainBatch]>,
+}
+
 /// The worker around a [`Trainer`].
 pub(super) struct Learner<W, T> {
-    /// `None` once it lies in the slot.
-    pub trainer: Option<T>,
+    pub trainer: Compute<T>,
     pub trainer_slot: TrainerSlot<T>,
     pub version: PolicyVersion,
     pub latest: Latest<W>,
@@ -57,6 +64,12 @@ pub(super) struct Learner<W, T> {
     pub batch: Option<ExperienceBatch>,
     /// `None` without PPO-ptx.
     pub pretrain: Option<PretrainStock>,
+    /// The update in hand.
+    pub in_hand: Option<UpdateInput>,
+    /// The updates since the state that the factory's trainer starts from: done again by a trainer that is made anew.
+    pub done: Vec<UpdateInput>,
+    /// Whether the trainer has to do them again.
+    pub is_anew: bool,
     pub trained: Outlet<TrainedBatch>,
     pub state: Arc<FlowState>,
     pub mode: FlowMode,
@@ -65,32 +78,52 @@ pub(super) struct Learner<W, T> {
     pub is_stopping: bool,
 }
 
-impl<W, T: Trainer<W>> Learner<W, T> {
-    fn update(&mut self, batch: ExperienceBatch) -> Result<(), RoleError> {
-        let Some(trainer) = &mut self.trainer else { return Err("the trainer has been handed back".into()) };
-        if batch.version != self.version {
-            return Err(format!("a batch for {} came at {}", batch.version, self.version).into());
-        }
-        let since = Instant::now();
-        let pretrain = self.pretrain.as_mut().map(|pretrain| std::mem::take(&mut pretrain.stock)).unwrap_or_default();
-        let train = trainer.update(&batch, &pretrain)?;
-        let snapshot = trainer.snapshot()?;
-        if snapshot.version != self.version.next() {
-            return Err(format!("the trainer's version is {} after {}", snapshot.version, self.version).into());
-        }
-        let update_s = since.elapsed().as_secs_f64();
+impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
+    /// The updates that a trainer made anew has to catch up with.
+    fn missed(&self) -> Vec<UpdateInput> {
+        if self.is_anew { self.done.clone() } else { Vec::new() }
+    }
 
+    fn update(&mut self, input: UpdateInput) -> Result<(TrainMetrics, Snapshot<W>), RoleError> {
+        let (missed, version) = (self.missed(), self.version);
+        let batch_version = input.batch.version;
+        if batch_version != version {
+            return Err(format!("a batch for {batch_version} came at {version}").into());
+        }
+        let result = self.trainer.call(move |trainer| {
+            catch_up(trainer, &missed)?;
+            let train = trainer.update(&input.batch, &input.pretrain)?;
+            let snapshot = trainer.snapshot()?;
+            if snapshot.version != version.next() {
+                return Err(format!("the trainer's version is {} after {version}", snapshot.version).into());
+            }
+            Ok((train, snapshot))
+        })?;
+        self.is_anew = false;
+        Ok(result)
+    }
+
+    /// Makes an update known: its weights, its tickets, its record.
+    fn publish(
+        &mut self,
+        input: UpdateInput,
+        train: TrainMetrics,
+        snapshot: Snapshot<W>,
+        update_s: f64,
+    ) -> Result<(), RoleError> {
         // Before the tickets come home: a prompt that is issued for them is sampled by these weights or newer ones.
         self.latest.publish(snapshot);
         self.version = self.version.next();
         self.state.version.store(self.version.0, Ordering::Relaxed);
+        let batch = &input.batch;
         let tickets = self.state.office.take_home(batch.tickets(), TicketOutcome::Trained(batch.version))?;
 
-        let batch_metrics = BatchMetrics::of(&batch);
+        let batch_metrics = BatchMetrics::of(batch);
         self.counters.count(1, batch_metrics.n_tokens);
         let flow = self.flow_metrics(tickets, update_s, batch_metrics.n_tokens);
         let metrics = UpdateMetrics { version: self.version, batch: batch_metrics, train, flow };
-        self.trained.push(TrainedBatch { metrics, experiences: batch.experiences });
+        self.trained.push(TrainedBatch { metrics, batch: input.batch.clone() });
+        self.done.push(input);
         Ok(())
     }
 
@@ -107,17 +140,25 @@ impl<W, T: Trainer<W>> Learner<W, T> {
         self.trained.is_blocked() && !(self.is_stopping && self.trained.receiver_is_gone())
     }
 
-    fn hand_back(&mut self) {
-        *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = self.trainer.take();
+    fn hand_back(&mut self) -> Result<(), RoleError> {
+        let missed = self.missed();
+        self.trainer.call(move |trainer| catch_up(trainer, &missed))?;
+        let trainer = self.trainer.take_out()?.map(|trainer| *trainer);
+        *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = trainer;
+        Ok(())
     }
 }
 
-impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
+fn catch_up<W>(trainer: &mut impl Trainer<W>, missed: &[UpdateInput]) -> Result<(), RoleError> {
+    missed.iter().try_for_each(|input| trainer.update(&input.batch, &input.pretrain).map(drop))
+}
+
+impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T> {
     fn role(&self) -> RoleId {
         RoleId::only(Role::Learner)
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         let was_blocked = self.trained.is_blocked();
         if !self.trained.flush() && self.waits_for_the_recorder() {
             return Ok(Step::Starved);
@@ -126,11 +167,17 @@ impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
             if let Some(batch) = self.batch.take() {
                 self.state.office.shut_down(&batch)?;
             }
+            if let Some(input) = self.in_hand.take() {
+                self.state.office.shut_down(&*input.batch)?;
+            }
             let step = self.batches.shut_down(&self.state.office)?;
             if step == Step::Finished {
-                self.hand_back();
+                self.hand_back()?;
             }
             return Ok(step);
+        }
+        if self.in_hand.is_some() {
+            return Ok(Step::Ready);
         }
         let mut any = self.pretrain.as_mut().is_some_and(PretrainStock::fill);
         if self.batch.is_none()
@@ -142,17 +189,39 @@ impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
         if self.pretrain.as_ref().is_none_or(PretrainStock::is_full)
             && let Some(batch) = self.batch.take()
         {
-            self.update(batch)?;
-            return Ok(Step::Progressed);
+            let pretrain = self.pretrain.as_mut().map(|pretrain| std::mem::take(&mut pretrain.stock));
+            self.in_hand = Some(UpdateInput { batch: Arc::new(batch), pretrain: pretrain.unwrap_or_default().into() });
+            return Ok(Step::Ready);
         }
         if self.batch.is_none() && self.batches.has_ended() {
             let step = at_the_end(&self.state.office);
             if step == Step::Finished {
-                self.hand_back();
+                self.hand_back()?;
             }
             return Ok(step);
         }
         Ok(if any || was_blocked { Step::Progressed } else { Step::Starved })
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let Some(input) = self.in_hand.clone() else { return Ok(()) };
+        let since = Instant::now();
+        let (train, snapshot) = self.update(input.clone())?;
+        self.in_hand = None;
+        self.publish(input, train, snapshot, since.elapsed().as_secs_f64())
+    }
+
+    fn workload(&self) -> Workload {
+        let Some(input) = &self.in_hand else { return Workload::default() };
+        let rollouts = input.batch.experiences.iter().map(|experience| &experience.scored.rollout);
+        let n_tokens = rollouts.map(|rollout| rollout.prompt.tokens.len() + rollout.response.len()).sum::<usize>();
+        let n_ptx = input.pretrain.iter().flat_map(|batch| &batch.sequences).map(Vec::len).sum::<usize>();
+        Workload { n_items: input.batch.experiences.len(), n_tokens: n_tokens + n_ptx }
+    }
+
+    fn recover(&mut self) {
+        self.trainer.discard();
+        self.is_anew = true;
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -181,7 +250,7 @@ impl<W: Send + Sync, T: Trainer<W>> Worker for Learner<W, T> {
         format!(
             "at {}, batch in hand: {}, {pretrain}, blocked: {}",
             self.version,
-            self.batch.is_some(),
+            self.batch.is_some() || self.in_hand.is_some(),
             self.trained.is_blocked()
         )
     }

@@ -39,13 +39,22 @@ pub struct Ledger {
     open: BTreeMap<TicketId, Ticket>,
     /// `in_flight` is derived from `open`, the rest is counted on its own: so the law can fail, and be checked.
     counts: TicketCounts,
+    /// Times that an open ticket's work was started again because its holder failed.
+    n_issued_again: u64,
     closed_for_good: bool,
 }
 
 impl Ledger {
     /// An empty ledger.
     pub fn new(n_wanted: u64, n_tickets: u64) -> Self {
-        Self { n_wanted, n_tickets, open: BTreeMap::new(), counts: TicketCounts::default(), closed_for_good: false }
+        Self {
+            n_wanted,
+            n_tickets,
+            open: BTreeMap::new(),
+            counts: TicketCounts::default(),
+            n_issued_again: 0,
+            closed_for_good: false,
+        }
     }
 
     /// Whether another ticket may be issued now.
@@ -93,6 +102,16 @@ impl Ledger {
             }
         }
         self.check()
+    }
+
+    /// Counts tickets whose work is started again.
+    pub fn issued_again(&mut self, n_tickets: usize) {
+        self.n_issued_again += n_tickets as u64;
+    }
+
+    /// How often tickets were issued again because their holder failed. No part of the law: they were open all along.
+    pub fn n_issued_again(&self) -> u64 {
+        self.n_issued_again
     }
 
     /// Issues nothing any more.
@@ -196,6 +215,16 @@ impl TicketOffice {
     /// Takes home what will not be trained on because the run was told to stop.
     pub fn shut_down(&self, item: &impl CarriesTickets) -> Result<(), LedgerError> {
         self.take_home(item.tickets(), TicketOutcome::Dropped(DropReason::Shutdown)).map(drop)
+    }
+
+    /// See [`Ledger::issued_again`].
+    pub fn issued_again(&self, n_tickets: usize) {
+        self.ledger().issued_again(n_tickets);
+    }
+
+    /// See [`Ledger::n_issued_again`].
+    pub fn n_issued_again(&self) -> u64 {
+        self.ledger().n_issued_again()
     }
 
     /// See [`Ledger::close_gate`].

@@ -15,14 +15,17 @@
 //!
 //! - [`prompt_source`], `generator`, `scorer` with `reference_scorer` and `reward_scorer`,
 //!   `experience_buffer`, `pretrain_mixer`, `learner`, [`recorder`]: the roles.
+//! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
 //! - [`wiring`]: one function that builds the graph.
 //!
 //! Three promises: `issued = trained + dropped + in flight` at every moment; no token is trained on that is older
-//! than `max_staleness`; the run ends, with an outcome or with the first error, whatever happens to any role.
+//! than `max_staleness`; whatever happens to any role, what it had in hand is done again, or the run ends with an
+//! error that says why.
 
 pub mod alarms;
+pub mod compute;
 pub mod config;
 pub mod counters;
 pub mod driver;
@@ -37,14 +40,16 @@ mod pretrain_mixer;
 pub mod prompt_source;
 pub mod recorder;
 mod reference_scorer;
+pub(crate) mod restarts;
 mod reward_scorer;
 mod scorer;
 pub mod wiring;
 pub mod worker;
 
-pub use config::{Capacities, FlowConfig, FlowMode, RoleThreads, StalenessBound, WeightUpdates};
+pub use compute::Factory;
+pub use config::{Capacities, FlowConfig, FlowMode, RestartConfig, RoleThreads, StalenessBound, WeightUpdates};
 pub use error::RunError;
 pub use prompt_source::PromptSupply;
 pub use recorder::{NoSink, RunSink};
-pub use wiring::{FlowOutcome, Graph, PpoFlow};
-pub use worker::{Step, Worker};
+pub use wiring::{FlowOutcome, Graph, PpoFlow, SamplerFactory};
+pub use worker::{Step, Worker, Workload};

@@ -6,15 +6,18 @@ use collimate_protocol::roles::PretrainSource;
 use collimate_protocol::{PretrainBatch, Role, RoleError, RoleId};
 use crossbeam_channel::Select;
 
+use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::Outlet;
 use super::worker::{Step, Worker};
 
 /// The worker around a [`PretrainSource`].
 pub(super) struct PretrainMixer {
-    pub source: Box<dyn PretrainSource>,
-    /// Batches that the run still takes: no text is cut that nobody reads.
-    pub n_left: u64,
+    pub source: Compute<dyn PretrainSource>,
+    /// The number of the next batch.
+    pub next_idx: u64,
+    /// Batches that the run takes in all: no text is cut that nobody reads.
+    pub n_batches: u64,
     pub batches: Outlet<PretrainBatch>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
@@ -25,21 +28,27 @@ impl Worker for PretrainMixer {
         RoleId::only(Role::PretrainMixer)
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
             return Ok(Step::Finished);
         }
         if !self.batches.flush() {
             return Ok(Step::Starved);
         }
-        if self.n_left == 0 {
-            return Ok(Step::Finished);
-        }
-        let batch = self.source.next_batch()?;
-        self.n_left -= 1;
+        Ok(if self.next_idx < self.n_batches { Step::Ready } else { Step::Finished })
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let idx = self.next_idx;
+        let batch = self.source.call(move |source| source.batch(idx))?;
+        self.next_idx += 1;
         self.counters.count(1, batch.sequences.iter().map(Vec::len).sum());
         self.batches.push(batch);
-        Ok(Step::Progressed)
+        Ok(())
+    }
+
+    fn recover(&mut self) {
+        self.source.discard();
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -51,6 +60,6 @@ impl Worker for PretrainMixer {
     }
 
     fn describe(&self) -> String {
-        format!("{} batches still to cut, blocked: {}", self.n_left, self.batches.is_blocked())
+        format!("{} of {} batches cut, blocked: {}", self.next_idx, self.n_batches, self.batches.is_blocked())
     }
 }

@@ -74,7 +74,7 @@ impl Worker for PromptSource {
         RoleId::only(Role::PromptSource)
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
             self.prompts.shut_down(&self.office)?;
             return Ok(Step::Finished);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::records::UpdateMetrics;
-use collimate_protocol::{Experience, Role, RoleError, RoleId};
+use collimate_protocol::{Experience, ExperienceBatch, Role, RoleError, RoleId};
 use crossbeam_channel::Select;
 
 use super::alarms::Alarms;
+use super::compute::uncaught;
 use super::counters::{FlowState, RoleCounters};
 use super::hop::{Inlet, Taken};
 use super::worker::{Step, Worker, at_the_end};
@@ -36,13 +37,14 @@ impl RunSink for NoSink {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TrainedBatch {
     pub metrics: UpdateMetrics,
-    pub experiences: Vec<Experience>,
+    pub batch: Arc<ExperienceBatch>,
 }
 
 /// The worker around a [`RunSink`].
 pub(super) struct Recorder {
     pub sink: Box<dyn RunSink>,
     pub trained: Inlet<TrainedBatch>,
+    pub in_hand: Option<TrainedBatch>,
     pub state: Arc<FlowState>,
     pub alarms: Alarms,
     pub events: Vec<RunEvent>,
@@ -55,27 +57,36 @@ impl Worker for Recorder {
         RoleId::only(Role::Recorder)
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         match self.trained.take() {
-            Taken::Item(TrainedBatch { metrics, experiences }) => {
-                if let Err(error) = self.sink.updated(&metrics, &experiences)
-                    && self.state.count_sink_failure() == 1
-                {
-                    let message = format!("{} could not be recorded, training goes on: {error}", metrics.version);
-                    self.events.push(RunEvent::Warning { role: self.role(), message });
-                }
-                for message in self.alarms.of(&metrics) {
-                    self.events.push(RunEvent::Warning { role: self.role(), message });
-                }
-                self.counters.count(1, 0);
-                self.events.push(RunEvent::Updated(Box::new(metrics)));
-                Ok(Step::Progressed)
+            Taken::Item(trained) => {
+                self.in_hand = Some(trained);
+                Ok(Step::Ready)
             }
             Taken::Nothing => Ok(Step::Starved),
             // What was trained on before the stop has been recorded.
             Taken::Ended if self.is_stopping => Ok(Step::Finished),
             Taken::Ended => Ok(at_the_end(&self.state.office)),
         }
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let Some(TrainedBatch { metrics, batch }) = self.in_hand.take() else { return Ok(()) };
+        // A sink that panics has not recorded the update: no reason to stop either.
+        let recorded = uncaught(|| self.sink.updated(&metrics, &batch.experiences));
+        let recorded = recorded.map_err(RoleError::from).and_then(|recorded| recorded);
+        if let Err(error) = recorded
+            && self.state.count_sink_failure() == 1
+        {
+            let message = format!("{} could not be recorded, training goes on: {error}", metrics.version);
+            self.events.push(RunEvent::Warning { role: self.role(), message });
+        }
+        for message in self.alarms.of(&metrics) {
+            self.events.push(RunEvent::Warning { role: self.role(), message });
+        }
+        self.counters.count(1, 0);
+        self.events.push(RunEvent::Updated(Box::new(metrics)));
+        Ok(())
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {

@@ -2,37 +2,46 @@
 
 use std::sync::Arc;
 
-use collimate_protocol::{Role, RoleError, RoleId, Rollout};
+use collimate_protocol::{RoleError, RoleId, Rollout};
 use crossbeam_channel::Select;
 
+use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
 use super::ledger::{CarriesTickets, TicketOffice};
-use super::worker::{Step, Worker, at_the_end};
+use super::worker::{Step, Worker, Workload, at_the_end};
 
-/// Scores rollouts.
-pub(super) trait Score: Send {
-    /// Which role this is.
-    const ROLE: Role;
+/// How rollouts are scored.
+pub(super) trait Score: Clone + Send + 'static {
+    /// What computes.
+    type Engine: ?Sized + Send + 'static;
     /// What is scored.
-    type Unscored: CarriesTickets + Send;
+    type Unscored: CarriesTickets + Clone + Send + 'static;
+    /// What is computed for each.
+    type Verdict: Send + 'static;
     /// What comes of it.
     type Scored: CarriesTickets + Send;
 
     /// The rollout within.
     fn rollout(unscored: &Self::Unscored) -> &Rollout;
 
-    /// Scores some, in order.
-    fn score(&mut self, unscored: Vec<Self::Unscored>) -> Result<Vec<Self::Scored>, RoleError>;
+    /// A verdict on each, in order.
+    fn judge(&self, engine: &mut Self::Engine, unscored: &[Self::Unscored]) -> Result<Vec<Self::Verdict>, RoleError>;
+
+    /// Puts a verdict to what it is about.
+    fn scored(unscored: Self::Unscored, verdict: Self::Verdict) -> Self::Scored;
 }
 
 /// The worker around a [`Score`].
 pub(super) struct Scorer<S: Score> {
+    pub role: RoleId,
     pub score: S,
+    pub engine: Compute<S::Engine>,
     /// Most rollouts at once.
     pub scorer_batch: usize,
     pub office: TicketOffice,
     pub unscored: Inlet<S::Unscored>,
+    pub in_hand: Vec<S::Unscored>,
     pub scored: Outlet<S::Scored>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
@@ -40,11 +49,12 @@ pub(super) struct Scorer<S: Score> {
 
 impl<S: Score> Worker for Scorer<S> {
     fn role(&self) -> RoleId {
-        RoleId::only(S::ROLE)
+        self.role
     }
 
-    fn step(&mut self) -> Result<Step, RoleError> {
+    fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
+            self.in_hand.drain(..).try_for_each(|unscored| self.office.shut_down(&unscored))?;
             self.scored.shut_down(&self.office)?;
             return self.unscored.shut_down(&self.office);
         }
@@ -52,23 +62,37 @@ impl<S: Score> Worker for Scorer<S> {
         if !self.scored.flush() {
             return Ok(Step::Starved);
         }
-        let mut in_hand = Vec::new();
-        while in_hand.len() < self.scorer_batch {
+        while self.in_hand.len() < self.scorer_batch {
             let Taken::Item(unscored) = self.unscored.take() else { break };
-            in_hand.push(unscored);
+            self.in_hand.push(unscored);
         }
-        if in_hand.is_empty() {
-            if self.unscored.has_ended() {
-                return Ok(at_the_end(&self.office));
-            }
-            return Ok(if was_blocked { Step::Progressed } else { Step::Starved });
+        if !self.in_hand.is_empty() {
+            return Ok(Step::Ready);
         }
-        let n_tokens = in_hand.iter().map(S::rollout).map(|r| r.prompt.tokens.len() + r.response.len()).sum();
-        self.counters.count(in_hand.len(), n_tokens);
-        for scored in self.score.score(in_hand)? {
-            self.scored.push(scored);
+        if self.unscored.has_ended() {
+            return Ok(at_the_end(&self.office));
         }
-        Ok(Step::Progressed)
+        Ok(if was_blocked { Step::Progressed } else { Step::Starved })
+    }
+
+    fn work(&mut self) -> Result<(), RoleError> {
+        let (score, unscored) = (self.score.clone(), self.in_hand.clone());
+        let verdicts = self.engine.call(move |engine| score.judge(engine, &unscored))?;
+        let Workload { n_items, n_tokens } = self.workload();
+        self.counters.count(n_items, n_tokens);
+        for (unscored, verdict) in self.in_hand.drain(..).zip(verdicts) {
+            self.scored.push(S::scored(unscored, verdict));
+        }
+        Ok(())
+    }
+
+    fn workload(&self) -> Workload {
+        let n_tokens = self.in_hand.iter().map(S::rollout).map(|r| r.prompt.tokens.len() + r.response.len()).sum();
+        Workload { n_items: self.in_hand.len(), n_tokens }
+    }
+
+    fn recover(&mut self) {
+        self.engine.discard();
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {
@@ -84,6 +108,11 @@ impl<S: Score> Worker for Scorer<S> {
     }
 
     fn describe(&self) -> String {
-        format!("blocked: {}, upstream gone: {}", self.scored.is_blocked(), self.unscored.has_ended())
+        format!(
+            "{} in hand, blocked: {}, upstream gone: {}",
+            self.in_hand.len(),
+            self.scored.is_blocked(),
+            self.unscored.has_ended()
+        )
     }
 }

@@ -1,18 +1,20 @@
 //! Builds the graph, last to first: a role knows only what comes after it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use collimate_protocol::messages::RoleReport;
+use collimate_protocol::messages::{RoleCommand, RoleReport};
 use collimate_protocol::roles::{
     Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler, Trainer,
 };
 use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
-use crossbeam_channel::{never, unbounded};
+use crossbeam_channel::{Sender, never, unbounded};
 
 use super::alarms::Alarms;
+use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, RoleCounters};
 use super::driver::{Seat, run_in_turn};
@@ -27,6 +29,7 @@ use super::pretrain_mixer::PretrainMixer;
 use super::prompt_source::{PromptSource, PromptSupply};
 use super::recorder::{Recorder, RunSink};
 use super::reference_scorer::ReferenceScore;
+use super::restarts::{Restarts, Verdict};
 use super::reward_scorer::RewardScore;
 use super::scorer::Scorer;
 use super::worker::Worker;
@@ -36,21 +39,30 @@ pub struct PpoFlow<W, T> {
     /// What is sampled from.
     pub prompts: PromptSupply,
     /// One for each generator.
-    pub samplers: Vec<Box<dyn Sampler<W>>>,
-    /// The frozen SFT model.
-    pub reference: Box<dyn ReferencePolicy>,
-    /// What gives the scores.
-    pub reward: Box<dyn RewardFunction>,
+    pub samplers: Vec<SamplerFactory<W>>,
+    /// The frozen SFT model: one for each reference scorer.
+    pub references: Vec<Factory<dyn ReferencePolicy>>,
+    /// What gives the scores: one for each reward scorer.
+    pub rewards: Vec<Factory<dyn RewardFunction>>,
     /// For the text that the reward function sees.
     pub detokenizer: Arc<dyn Detokenizer>,
     /// Makes advantages and returns.
-    pub experience_maker: Box<dyn ExperienceMaker<W>>,
+    pub experience_maker: Factory<dyn ExperienceMaker<W>>,
     /// Pretraining text. Needed if the trainer takes any (PPO-ptx), unused if not.
-    pub pretrain: Option<Box<dyn PretrainSource>>,
-    /// Policy and value model in training; handed back in the outcome.
-    pub trainer: T,
+    pub pretrain: Option<Factory<dyn PretrainSource>>,
+    /// Policy and value model in training, as they start; handed back in the outcome.
+    pub trainer: Factory<T>,
     /// What writes updates down.
     pub sink: Box<dyn RunSink>,
+}
+
+/// What samples responses.
+#[derive(Debug)]
+pub struct SamplerFactory<W> {
+    /// Makes it.
+    pub factory: Factory<dyn Sampler<W>>,
+    /// How many responses it samples at once.
+    pub n_slots: usize,
 }
 
 /// What a run came to.
@@ -95,12 +107,29 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
     /// A setting or a part makes no sense. Nothing has run.
     pub fn wire(self, config: &FlowConfig) -> Result<Graph<W, T>, RunError> {
         config.validate()?;
-        if self.samplers.is_empty() {
-            return Err(RunError::Config("there is no generator".to_owned()));
-        }
-        let Self { prompts, samplers, reference, reward, detokenizer, experience_maker, pretrain, trainer, sink } =
+        let Self { prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, sink } =
             self;
-        let n_pretrain = trainer.pretrain_batches_per_update();
+        for (name, n) in [
+            ("generator", samplers.len()),
+            ("slot in a generator", samplers.iter().map(|sampler| sampler.n_slots).min().unwrap_or_default()),
+            ("reference scorer", references.len()),
+            ("reward scorer", rewards.len()),
+        ] {
+            if n == 0 {
+                return Err(RunError::Config(format!("there is no {name}")));
+            }
+        }
+        let place = |role: Role| match config.mode {
+            FlowMode::Deterministic => Place::Here,
+            FlowMode::Threaded => {
+                Place::Thread { n_threads: config.threads.of(role), patience: config.restarts.patience() }
+            }
+        };
+        let learner_id = RoleId::only(Role::Learner);
+        let mut trainer = Compute::new(learner_id, trainer, place(Role::Learner));
+        let (n_pretrain, first) = trainer
+            .call(|trainer| Ok((trainer.pretrain_batches_per_update(), trainer.snapshot()?)))
+            .map_err(|error| RunError::Config(format!("the trainer: {error}")))?;
         let pretrain = match pretrain {
             Some(source) if n_pretrain > 0 => Some(source),
             None if n_pretrain > 0 => {
@@ -110,7 +139,6 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             }
             _ => None,
         };
-        let first = trainer.snapshot().map_err(|error| RunError::Config(format!("the first snapshot: {error}")))?;
         let version = first.version;
         let latest = Latest::new(first);
         let trainer_slot: TrainerSlot<T> = Arc::new(Mutex::new(None));
@@ -128,9 +156,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         let started = Instant::now();
         let counted = |role, idx| Arc::new(RoleCounters::new(RoleId { role, idx }, started));
         let source_counters = counted(Role::PromptSource, 0);
-        let generator_counters: Vec<_> = (0..samplers.len()).map(|idx| counted(Role::Generator, idx)).collect();
-        let reference_counters = counted(Role::ReferenceScorer, 0);
-        let reward_counters = counted(Role::RewardScorer, 0);
+        let several = |role, n: usize| -> Vec<_> { (0..n).map(|idx| counted(role, idx)).collect() };
+        let generator_counters = several(Role::Generator, samplers.len());
+        let reference_counters = several(Role::ReferenceScorer, references.len());
+        let reward_counters = several(Role::RewardScorer, rewards.len());
         let buffer_counters = counted(Role::ExperienceBuffer, 0);
         let mixer_counters = pretrain.is_some().then(|| counted(Role::PretrainMixer, 0));
         let learner_counters = counted(Role::Learner, 0);
@@ -148,8 +177,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             gauges.push((Role::PretrainMixer, pretrain_in.gauge()));
         }
         let mut counters = vec![source_counters.clone()];
-        counters.extend(generator_counters.iter().cloned());
-        counters.extend([reference_counters.clone(), reward_counters.clone(), buffer_counters.clone()]);
+        counters.extend([&generator_counters, &reference_counters, &reward_counters].into_iter().flatten().cloned());
+        counters.push(buffer_counters.clone());
         counters.extend(mixer_counters.clone());
         counters.extend([learner_counters.clone(), recorder_counters.clone()]);
         let state = Arc::new(FlowState {
@@ -165,6 +194,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         let recorder = Recorder {
             sink,
             trained: trained_in,
+            in_hand: None,
             state: state.clone(),
             alarms: Alarms::default(),
             events: Vec::new(),
@@ -172,7 +202,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             is_stopping: false,
         };
         let learner = Learner {
-            trainer: Some(trainer),
+            trainer,
             trainer_slot: trainer_slot.clone(),
             version,
             latest: latest.clone(),
@@ -183,6 +213,9 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                 n_per_update: n_pretrain,
                 stock: Vec::new(),
             }),
+            in_hand: None,
+            done: Vec::new(),
+            is_anew: false,
             trained: trained_out,
             state: state.clone(),
             mode: config.mode,
@@ -191,44 +224,61 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             is_stopping: false,
         };
         let mixer = pretrain.zip(mixer_counters).map(|(source, counters)| PretrainMixer {
-            source,
-            n_left: config.n_updates * n_pretrain as u64,
+            source: Compute::new(RoleId::only(Role::PretrainMixer), source, place(Role::PretrainMixer)),
+            next_idx: version.0 * n_pretrain as u64,
+            n_batches: config.n_updates * n_pretrain as u64,
             batches: pretrain_out,
             counters,
             is_stopping: false,
         });
         let buffer = ExperienceBuffer {
             filler: BatchFiller::new(config.batch_size, config.max_staleness, version),
-            maker: experience_maker,
+            maker: Compute::new(RoleId::only(Role::ExperienceBuffer), experience_maker, place(Role::ExperienceBuffer)),
             latest: latest.clone(),
             office: office.clone(),
             scored: scored_in,
+            full: None,
             batches: batches_out,
             counters: buffer_counters,
             is_stopping: false,
         };
-        let reward_scorer = Scorer {
-            score: RewardScore { reward, detokenizer },
-            scorer_batch: config.scorer_batch,
-            office: office.clone(),
-            unscored: referenced_in,
-            scored: scored_out,
-            counters: reward_counters,
-            is_stopping: false,
-        };
-        let reference_scorer = Scorer {
-            score: ReferenceScore { reference },
-            scorer_batch: config.scorer_batch,
-            office: office.clone(),
-            unscored: rollouts_in,
-            scored: referenced_out,
-            counters: reference_counters,
-            is_stopping: false,
-        };
+        let reward_scorers = rewards.into_iter().zip(reward_counters).enumerate().map(|(idx, (reward, counters))| {
+            let role = RoleId { role: Role::RewardScorer, idx };
+            Scorer {
+                role,
+                score: RewardScore { detokenizer: detokenizer.clone() },
+                engine: Compute::new(role, reward, place(role.role)),
+                scorer_batch: config.scorer_batch,
+                office: office.clone(),
+                unscored: referenced_in.clone(),
+                in_hand: Vec::new(),
+                scored: scored_out.another(),
+                counters,
+                is_stopping: false,
+            }
+        });
+        let reference_scorers =
+            references.into_iter().zip(reference_counters).enumerate().map(|(idx, (reference, counters))| {
+                let role = RoleId { role: Role::ReferenceScorer, idx };
+                Scorer {
+                    role,
+                    score: ReferenceScore,
+                    engine: Compute::new(role, reference, place(role.role)),
+                    scorer_batch: config.scorer_batch,
+                    office: office.clone(),
+                    unscored: rollouts_in.clone(),
+                    in_hand: Vec::new(),
+                    scored: referenced_out.another(),
+                    counters,
+                    is_stopping: false,
+                }
+            });
         let generators = samplers.into_iter().zip(generator_counters).enumerate().map(|(idx, (sampler, counters))| {
+            let role = RoleId { role: Role::Generator, idx };
             Generator::new(GeneratorParts {
-                role: RoleId { role: Role::Generator, idx },
-                sampler,
+                role,
+                sampler: Compute::new(role, sampler.factory, place(role.role)),
+                n_slots: sampler.n_slots,
                 latest: latest.clone(),
                 weight_updates: config.weight_updates,
                 office: office.clone(),
@@ -248,7 +298,9 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
 
         let mut workers: Vec<Box<dyn Worker>> = vec![Box::new(source)];
         workers.extend(generators.map(|generator| Box::new(generator) as Box<dyn Worker>));
-        workers.extend([Box::new(reference_scorer) as Box<dyn Worker>, Box::new(reward_scorer), Box::new(buffer)]);
+        workers.extend(reference_scorers.map(|scorer| Box::new(scorer) as Box<dyn Worker>));
+        workers.extend(reward_scorers.map(|scorer| Box::new(scorer) as Box<dyn Worker>));
+        workers.push(Box::new(buffer));
         workers.extend(mixer.map(|mixer| Box::new(mixer) as Box<dyn Worker>));
         workers.extend([Box::new(learner) as Box<dyn Worker>, Box::new(recorder)]);
         let remains = Remains { state: state.clone(), latest, trainer_slot };
@@ -276,22 +328,21 @@ impl<W, T> Graph<W, T> {
     /// Runs the flow on this thread to its end, in turn as in a deterministic run, without actors: for simulations
     /// and tests. Returns what was reported, in order, too.
     pub fn run_here(self) -> (Vec<RoleReport>, Result<FlowOutcome<W, T>, RunError>) {
-        let (reported, reports) = unbounded();
-        // Nobody commands, but a command channel without its sender would be an order to stop.
-        let (_commands, commanded) = unbounded();
+        let overseer = Arc::new(Mutex::new(Overseer::new(&self.config)));
         let seat = |(worker, counters): (Box<dyn Worker>, &Arc<RoleCounters>)| {
-            let reported = reported.clone();
-            let report = Box::new(move |report| drop(reported.send(report)));
-            Seat::new(worker, counters.clone(), None, commanded.clone(), report)
+            let (commands, commanded) = unbounded();
+            overseer.lock().unwrap_or_else(PoisonError::into_inner).commands.insert(worker.role(), commands);
+            let overseer = overseer.clone();
+            let report = Box::new(move |report| {
+                overseer.lock().unwrap_or_else(PoisonError::into_inner).report(report);
+            });
+            Seat::new(worker, counters.clone(), commanded, report)
         };
         let seats = self.workers.into_iter().zip(&self.state.counters).map(seat).collect();
         run_in_turn(seats, never(), &self.state);
-        let reports: Vec<RoleReport> = reports.try_iter().collect();
-        let failure = reports.iter().find_map(|report| match report {
-            RoleReport::Failed(role, error) => Some((*role, error.clone())),
-            _ => None,
-        });
-        let result = match failure {
+        let mut overseer = overseer.lock().unwrap_or_else(PoisonError::into_inner);
+        let reports = std::mem::take(&mut overseer.reports);
+        let result = match overseer.failure.take() {
             Some((role, error)) => {
                 let (version, tickets) = (self.state.version(), self.state.office.counts());
                 Err(RunError::Role { role, error, version, tickets })
@@ -300,18 +351,47 @@ impl<W, T> Graph<W, T> {
         };
         (reports, result)
     }
+}
 
-    pub(crate) fn pool(&self, role: RoleId) -> Result<Option<rayon::ThreadPool>, RunError> {
-        let n_threads = self.config.threads.of(role.role);
-        if n_threads == 0 || self.config.mode == FlowMode::Deterministic {
-            return Ok(None);
+/// Does what the supervisor does, where there are no actors: answers each failure at once.
+struct Overseer {
+    restarts: Restarts,
+    commands: BTreeMap<RoleId, Sender<RoleCommand>>,
+    reports: Vec<RoleReport>,
+    failure: Option<(RoleId, String)>,
+}
+
+impl Overseer {
+    fn new(config: &FlowConfig) -> Self {
+        let restarts = Restarts::new(&config.restarts);
+        Self { restarts, commands: BTreeMap::new(), reports: Vec::new(), failure: None }
+    }
+
+    fn report(&mut self, report: RoleReport) {
+        match &report {
+            // In a run without a clock every failure is recent.
+            RoleReport::Failed(failure) => match self.restarts.failed(Duration::ZERO, failure.clone()) {
+                Verdict::Restart(_) => self.command(failure.role, RoleCommand::Restart),
+                Verdict::GiveUp(role, error) => self.give_up(role, error),
+            },
+            RoleReport::Lost(role, error) => self.give_up(*role, error.clone()),
+            RoleReport::Started(_) | RoleReport::Restarted(_) | RoleReport::Event(_) | RoleReport::Finished(_) => {}
         }
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .thread_name(move |idx| format!("{role}/{idx}"))
-            .build()
-            .map(Some)
-            .map_err(|error| RunError::Config(format!("threads.{}: {error}", role.role.name())))
+        self.reports.push(report);
+    }
+
+    fn give_up(&mut self, role: RoleId, error: String) {
+        self.failure.get_or_insert((role, error));
+        for role in self.commands.keys().copied().collect::<Vec<_>>() {
+            self.command(role, RoleCommand::Stop);
+        }
+    }
+
+    fn command(&self, role: RoleId, command: RoleCommand) {
+        if let Some(commands) = self.commands.get(&role) {
+            // A role that has ended obeys nobody, and needs not.
+            let _ = commands.send(command);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use super::ledger::TicketOffice;
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// There is work in hand: [`Worker::work`] is to follow.
+    Ready,
     /// Something was done; more may be possible at once.
     Progressed,
     /// Nothing can be done before another role has done something.
@@ -17,7 +19,19 @@ pub enum Step {
     Finished,
 }
 
-/// A role at work. The same worker runs on a thread of its own or in turn with all others on one.
+/// A piece of work, in numbers: what a simulation needs to say how long it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Rollouts, or sequences.
+    pub n_items: usize,
+    /// Tokens that go through a model.
+    pub n_tokens: usize,
+}
+
+/// A role at work. The same worker runs on a thread of its own, in turn with all others on one, or in simulated time.
+///
+/// A step has two halves. The first takes what is there and computes nothing; the second computes on it and sends on
+/// what comes of it. What was taken stays in hand until the second has succeeded, so that a failure loses nothing.
 ///
 /// An end of the data is what finishes a worker, and an upstream that is gone is not enough for that: it may have
 /// crashed. Only with the ledger complete, or after [`stop`](Worker::stop), is nothing more to come.
@@ -25,11 +39,38 @@ pub trait Worker: Send {
     /// Who this is.
     fn role(&self) -> RoleId;
 
-    /// Does the next piece of work, if there is any, without waiting for anybody.
+    /// Takes the next piece of work, if there is any, without waiting for anybody.
     ///
     /// # Errors
-    /// The role can't go on; the run fails.
-    fn step(&mut self) -> Result<Step, RoleError>;
+    /// The role can't go on without [`recover`](Worker::recover).
+    fn take(&mut self) -> Result<Step, RoleError>;
+
+    /// Does the work in hand. Only called after [`Step::Ready`].
+    ///
+    /// # Errors
+    /// As for [`take`](Worker::take).
+    fn work(&mut self) -> Result<(), RoleError> {
+        Ok(())
+    }
+
+    /// Both halves of a step. Never [`Step::Ready`].
+    ///
+    /// # Errors
+    /// As for its halves.
+    fn step(&mut self) -> Result<Step, RoleError> {
+        match self.take()? {
+            Step::Ready => self.work().map(|()| Step::Progressed),
+            step => Ok(step),
+        }
+    }
+
+    /// The work in hand.
+    fn workload(&self) -> Workload {
+        Workload::default()
+    }
+
+    /// After a failed step: throws away what computes, and sees to it that the next steps do again what was in hand.
+    fn recover(&mut self) {}
 
     /// Registers what would let a starved worker go on.
     fn wait<'a>(&'a self, select: &mut Select<'a>);

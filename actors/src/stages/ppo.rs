@@ -115,6 +115,9 @@ fn run_flow(
             tokio::select! {
                 event = events.recv() => match event {
                     Ok(RunEvent::Warning { role, message }) => context.observer.warn(&format!("{role}: {message}")),
+                    Ok(RunEvent::Restarted { role, error }) => {
+                        context.observer.warn(&format!("{role} failed and was started again: {error}"));
+                    }
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },

@@ -53,6 +53,10 @@ pub struct PpoSetup {
     pub n_generators: usize,
     /// Responses that a generator samples at once.
     pub n_slots: usize,
+    /// Reference scorers, each with its own thread when threaded.
+    pub n_reference_scorers: usize,
+    /// Reward scorers, each with its own thread when threaded, and with its own process where a process gives scores.
+    pub n_reward_scorers: usize,
     /// Tokens of a pretraining sequence (PPO-ptx).
     pub ptx_seq_len: usize,
     /// Rollouts of each update that are written to rollouts.jsonl.
@@ -82,6 +86,8 @@ impl Default for PpoSetup {
             max_new_tokens: 32,
             n_generators: 1,
             n_slots: 32,
+            n_reference_scorers: 1,
+            n_reward_scorers: 1,
             ptx_seq_len: 128,
             n_rollouts_recorded: 8,
             devices: RoleDevices::default(),

@@ -14,14 +14,14 @@ use collimate_models::roles::{
     FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
 };
 use collimate_models::train::LmExample;
-use collimate_protocol::roles::{PretrainSource, RewardFunction, Sampler};
+use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, load_corpus};
 use super::ppo_config::{PpoStageConfig, RoleDevices};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
-use crate::flow::{PpoFlow, PromptSupply, RunSink};
+use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory};
 use crate::rewards::SubprocessReward;
 
 /// The flow that the stage runs.
@@ -132,18 +132,10 @@ impl PpoParts {
 
     /// What gives the scores: each call makes another.
     pub fn reward(&self, config: &PpoStageConfig) -> Result<Box<dyn RewardFunction>, StageError> {
-        if let Some(builtin) = &config.stage.builtin {
-            return Ok(builtin.build()?);
-        }
-        if let Some(process) = &config.stage.process {
-            let process = SubprocessReward::start(process).map_err(|error| StageError::Role(error.into()))?;
-            return Ok(Box::new(process));
-        }
-        let (config, weights) = self.reward_model.as_ref().ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
-        Ok(Box::new(RewardModelScorer::new(config, &weights.to_device(&self.devices.reward_model)?)?))
+        make_reward(config, self.reward_model.as_ref(), &self.devices.reward_model)
     }
 
-    /// Joins the roles.
+    /// Joins the roles. Each is made when it is first needed, and again after a failure.
     pub fn flow(
         &self,
         config: &PpoStageConfig,
@@ -159,39 +151,91 @@ impl PpoParts {
                 (self.sft.config.clone(), weights)
             }
         };
+        let (sft, seed) = (self.sft.config.clone(), context.seed);
+        let params = self.sampling(config);
+        let sampler = |device: &Device| {
+            let (sft, device, n_slots) = (sft.clone(), device.clone(), stage.n_slots);
+            let factory = Factory::new(move || {
+                let sampler = PolicySampler::new(sft.clone(), n_slots, params, seed)?;
+                Ok(Box::new(sampler.on(&device)) as Box<dyn Sampler<Weights>>)
+            });
+            SamplerFactory { factory, n_slots }
+        };
         let devices = self.devices.generators.iter().cycle().take(stage.n_generators);
-        let samplers = devices.map(|device| -> Result<Box<dyn Sampler<Weights>>, StageError> {
-            let params = self.sampling(config);
-            let sampler = PolicySampler::new(self.sft.config.clone(), stage.n_slots, params, context.seed)?;
-            Ok(Box::new(sampler.on(device)))
+        let references = (0..stage.n_reference_scorers).map(|_| {
+            let (sft, weights, device) = (sft.clone(), self.sft.weights.clone(), self.devices.reference.clone());
+            let temperature = objective.temperature as f32;
+            Factory::new(move || {
+                let reference = FrozenReference::new(&sft, &weights.to_device(&device)?, temperature)?;
+                Ok(Box::new(reference) as Box<dyn ReferencePolicy>)
+            })
         });
-        let pretrain = self.ptx_stream.as_ref().map(|stream| -> Result<Box<dyn PretrainSource>, StageError> {
-            let n_sequences = objective.ptx_sequences_per_step();
-            Ok(Box::new(PretrainWindows::new(stream.clone(), stage.ptx_seq_len, n_sequences, context.seed)?))
+        let rewards = (0..stage.n_reward_scorers).map(|_| {
+            let (config, model) = (config.clone(), self.reward_model.clone());
+            let device = self.devices.reward_model.clone();
+            Factory::new(move || Ok(make_reward(&config, model.as_ref(), &device)?))
         });
-        let trainer = PpoLearner::new(PpoStart {
-            config: objective,
-            seed: context.seed,
-            batch_size: flow.batch_size,
-            n_updates: flow.n_updates,
-            policy_config: &self.sft.config,
-            policy: &self.sft.weights,
-            value_config: &value_config,
-            value: &value,
-            device: &self.devices.learner,
-        })?;
+        let experience_maker = {
+            let (objective, values, device) = (objective.clone(), value_config.clone(), self.devices.values.clone());
+            Factory::new(move || {
+                let maker = PpoExperienceMaker::new(&objective, &values, &device)?;
+                Ok(Box::new(maker) as Box<dyn ExperienceMaker<Weights>>)
+            })
+        };
+        let pretrain = self.ptx_stream.clone().map(|stream| {
+            let (seq_len, n_sequences) = (stage.ptx_seq_len, objective.ptx_sequences_per_step());
+            Factory::new(move || {
+                let windows = PretrainWindows::new(stream.clone(), seq_len, n_sequences, seed)?;
+                Ok(Box::new(windows) as Box<dyn PretrainSource>)
+            })
+        });
+        let trainer = {
+            let (objective, flow, device) = (objective.clone(), flow.clone(), self.devices.learner.clone());
+            let (sft, policy) = (sft.clone(), self.sft.weights.clone());
+            Factory::new(move || {
+                let learner = PpoLearner::new(PpoStart {
+                    config: &objective,
+                    seed,
+                    batch_size: flow.batch_size,
+                    n_updates: flow.n_updates,
+                    policy_config: &sft,
+                    policy: &policy,
+                    value_config: &value_config,
+                    value: &value,
+                    device: &device,
+                })?;
+                Ok(Box::new(learner))
+            })
+        };
         Ok(PpoFlow {
-            prompts: PromptSupply::new(self.prompts.clone(), context.seed)?,
-            samplers: samplers.collect::<Result<_, _>>()?,
-            reference: Box::new(self.reference(config)?),
-            reward: self.reward(config)?,
+            prompts: PromptSupply::new(self.prompts.clone(), seed)?,
+            samplers: devices.map(sampler).collect(),
+            references: references.collect(),
+            rewards: rewards.collect(),
             detokenizer: self.tokenizer.clone(),
-            experience_maker: Box::new(PpoExperienceMaker::new(objective, &value_config, &self.devices.values)?),
-            pretrain: pretrain.transpose()?,
+            experience_maker,
+            pretrain,
             trainer,
             sink,
         })
     }
+}
+
+/// Makes what gives the scores.
+fn make_reward(
+    config: &PpoStageConfig,
+    model: Option<&(Arc<ModelConfig>, Weights)>,
+    device: &Device,
+) -> Result<Box<dyn RewardFunction>, StageError> {
+    if let Some(builtin) = &config.stage.builtin {
+        return Ok(builtin.build()?);
+    }
+    if let Some(process) = &config.stage.process {
+        let process = SubprocessReward::start(process).map_err(|error| StageError::Role(error.into()))?;
+        return Ok(Box::new(process));
+    }
+    let (config, weights) = model.ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
+    Ok(Box::new(RewardModelScorer::new(config, &weights.to_device(device)?)?))
 }
 
 const NO_REWARD: &str = "[ppo] has nothing that gives scores: give it a `reward_model`, a [reward] stage before it, a \
@@ -205,6 +249,8 @@ fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), Sta
     let at_least_1 = [
         ("max_new_tokens", stage.max_new_tokens),
         ("n_generators", stage.n_generators),
+        ("n_reference_scorers", stage.n_reference_scorers),
+        ("n_reward_scorers", stage.n_reward_scorers),
         ("n_slots", stage.n_slots),
         ("evaluate.n_prompts", stage.evaluate.n_prompts),
         ("evaluate.n_sequences", stage.evaluate.n_sequences),

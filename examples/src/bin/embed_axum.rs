@@ -18,7 +18,7 @@ use axum::response::sse::{Event, KeepAlive};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use collimate::control::{RunControl, RunHandle};
-use collimate::flow::{FlowConfig, FlowOutcome};
+use collimate::flow::{Factory, FlowConfig, FlowOutcome};
 use collimate_examples::TinyModels;
 use collimate_models::arch::Weights;
 use collimate_models::reward::BuiltinReward;
@@ -36,7 +36,7 @@ async fn main() -> Result<()> {
     // Loopback alone: whoever reaches the service can stop the run.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 3000)).await.context("port 3000 of this machine")?;
     let config = FlowConfig { n_updates: 200, batch_size: 32, ..FlowConfig::default() };
-    let reward = BuiltinReward::Length { target_tokens: 8 }.build()?;
+    let reward = Factory::new(|| Ok(BuiltinReward::Length { target_tokens: 8 }.build()?));
     let run = TinyModels::new(1)?.flow(&config, reward)?.start(&config).await?;
     println!("http://{}/events", listener.local_addr()?);
 

@@ -5,7 +5,7 @@
 //! ```
 
 use anyhow::Result;
-use collimate::flow::FlowConfig;
+use collimate::flow::{Factory, FlowConfig};
 use collimate_examples::TinyModels;
 use collimate_protocol::RoleError;
 use collimate_protocol::messages::RunEvent;
@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
 }
 
 async fn train(config: &FlowConfig, mut updated: impl FnMut(UpdateMetrics)) -> Result<()> {
-    let flow = TinyModels::new(1)?.flow(config, Box::new(Vowels))?;
+    let flow = TinyModels::new(1)?.flow(config, Factory::new(|| Ok(Box::new(Vowels))))?;
     let run = flow.start(config).await?;
     let mut events = run.events();
     while let Ok(event) = events.recv().await {

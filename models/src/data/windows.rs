@@ -42,7 +42,7 @@ impl PretrainWindows {
 }
 
 impl PretrainSource for PretrainWindows {
-    fn next_batch(&mut self) -> std::result::Result<PretrainBatch, RoleError> {
+    fn batch(&mut self, _: u64) -> std::result::Result<PretrainBatch, RoleError> {
         Ok(PretrainBatch { sequences: self.draw() })
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn windows_are_whole_pieces_of_the_stream_and_reach_both_of_its_ends() {
         let mut windows = PretrainWindows::new(counting(10), 4, 50, 1).unwrap();
-        let batch = windows.next_batch().unwrap().sequences;
+        let batch = windows.batch(0).unwrap().sequences;
         assert_eq!(batch.len(), 50);
         for window in &batch {
             assert!(window.len() == 4 && window.windows(2).all(|pair| pair[1] == pair[0] + 1), "{window:?}");
