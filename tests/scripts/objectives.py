@@ -118,16 +118,34 @@ def ppo():
     behaviour = proximal + 0.3 * normal(13, n)
     behaviour[:8] = proximal[:8]
     advantages = normal(14, n)
-    loss = policy_loss(new, proximal, behaviour, advantages, clip_range, weight_cap).sum()
-    loss.backward()
+    low, high = band = [0.8, 1.25]
+    ratio = lambda a, b: (a - b).exp()
+    is_masked = (ratio(proximal, behaviour) < low) | (ratio(proximal, behaviour) > high)
+    is_clipped = lambda r: ((advantages > 0) & (r > 1 + clip_range)) | ((advantages < 0) & (r < 1 - clip_range))
+    # By name: each token's loss, whether it is clipped (or its weight truncated), whether it is masked.
+    nowhere = torch.zeros(n, dtype=torch.bool)
+    objectives = dict(
+        plain=(policy_loss(new, behaviour, behaviour, advantages, clip_range, 9.0), is_clipped(ratio(new, behaviour)), nowhere),
+        decoupled=(policy_loss(new, proximal, behaviour, advantages, clip_range, weight_cap), is_clipped(ratio(new, proximal)), nowhere),
+        # Espeholt et al. 2018: the policy gradient, weighted by the truncated ratio.
+        truncated=(-advantages * ratio(new, behaviour).clamp(max=weight_cap).detach() * (1 + new - new.detach()),
+                   ratio(new, behaviour) > weight_cap, nowhere),
+        masked=(torch.where(is_masked, 0.0, policy_loss(new, proximal, behaviour, advantages, clip_range, 9.0)),
+                is_clipped(ratio(new, proximal)) & ~is_masked, is_masked),
+    )
+    policy = {}
+    for name, (losses, clipped, masked) in objectives.items():
+        (gradient,) = torch.autograd.grad(losses.sum(), new, retain_graph=True)
+        counts = dict(n_clipped=int(clipped.sum()), n_masked=int(masked.sum()))
+        policy[name] = dict(loss=losses.sum().item(), gradient=numbers(gradient), **counts)
+        assert counts["n_clipped"] > 0 and (name != "masked" or counts["n_masked"] > 3), "nothing is tested"
     old_values, returns = normal(15, n), normal(16, n)
     new_values = (old_values + 0.6 * normal(17, n)).requires_grad_()
     v_loss = value_loss(new_values, old_values, returns, clip_range_value).sum()
     v_loss.backward()
     return dict(
         new_logprobs=numbers(new), proximal_logprobs=numbers(proximal), behaviour_logprobs=numbers(behaviour),
-        advantages=numbers(advantages), clip_range=clip_range, weight_cap=weight_cap,
-        policy_loss=loss.item(), policy_gradient=numbers(new.grad),
+        advantages=numbers(advantages), clip_range=clip_range, weight_cap=weight_cap, band=band, policy=policy,
         new_values=numbers(new_values), old_values=numbers(old_values), returns=numbers(returns),
         clip_range_value=clip_range_value, value_loss=v_loss.item(), value_gradient=numbers(new_values.grad),
     )

@@ -1,11 +1,14 @@
 //! The objectives and the optimiser give PyTorch's numbers, worked out from the papers' formulas on padded tensors
 //! (`tests/scripts/objectives.py`).
 
+use std::collections::BTreeMap;
+
 use candle_core::{Tensor, Var};
 use collimate_models::Device;
 use collimate_models::arch::{Parameters, Weights};
 use collimate_models::objective::{
-    KlController, gae, k1, k2, k3, ppo_policy_loss, ppo_value_loss, ranking_loss, returns, rewards, whiten,
+    KlController, PolicyObjective, PolicyTokens, gae, k1, k2, k3, ppo_value_loss, ranking_loss, returns, rewards,
+    whiten,
 };
 use collimate_models::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
 use collimate_protocol::RoleError;
@@ -121,7 +124,7 @@ fn ragged_rewards_advantages_and_returns_are_those_of_a_padded_batch() {
 }
 
 #[test]
-fn ppos_losses_and_their_gradients_are_pytorchs_with_clipped_and_capped_tokens() -> Result<()> {
+fn ppos_losses_and_their_gradients_are_pytorchs_for_every_objective() -> Result<()> {
     #[derive(Deserialize)]
     struct Ppo {
         new_logprobs: Vec<f32>,
@@ -130,8 +133,8 @@ fn ppos_losses_and_their_gradients_are_pytorchs_with_clipped_and_capped_tokens()
         advantages: Vec<f32>,
         clip_range: f32,
         weight_cap: f32,
-        policy_loss: f64,
-        policy_gradient: Vec<f64>,
+        band: [f32; 2],
+        policy: BTreeMap<String, Expected>,
         new_values: Vec<f32>,
         old_values: Vec<f32>,
         returns: Vec<f32>,
@@ -139,20 +142,35 @@ fn ppos_losses_and_their_gradients_are_pytorchs_with_clipped_and_capped_tokens()
         value_loss: f64,
         value_gradient: Vec<f64>,
     }
+    #[derive(Deserialize)]
+    struct Expected {
+        loss: f64,
+        gradient: Vec<f64>,
+        n_clipped: usize,
+        n_masked: usize,
+    }
     let ppo: Ppo = fixture::objectives("ppo");
     let new_logprobs = var(&ppo.new_logprobs)?;
-    let policy = ppo_policy_loss(
-        &new_logprobs,
-        &ppo.proximal_logprobs,
-        &ppo.behaviour_logprobs,
-        &ppo.advantages,
-        ppo.clip_range,
-        ppo.weight_cap,
-    )?;
-    let (loss, gradient) = loss_and_gradient(&policy.loss, &new_logprobs)?;
-    assert_close([loss], [ppo.policy_loss], FORMULA, "policy loss");
-    assert_close(gradient, ppo.policy_gradient.clone(), FORMULA, "gradient of the policy loss");
-    assert_eq!(policy.n_clipped, ppo.policy_gradient.iter().filter(|&&gradient| gradient == 0.0).count());
+    let Ppo { clip_range, weight_cap, band, .. } = ppo;
+    let objectives = [
+        ("plain", PolicyObjective::Plain { clip_range }),
+        ("decoupled", PolicyObjective::Decoupled { clip_range, weight_cap }),
+        ("truncated", PolicyObjective::Truncated { weight_cap }),
+        ("masked", PolicyObjective::Masked { clip_range, band }),
+    ];
+    for (name, objective) in objectives {
+        let expected = &ppo.policy[name];
+        let policy = objective.loss(&PolicyTokens {
+            new_logprobs: &new_logprobs,
+            proximal_logprobs: &ppo.proximal_logprobs,
+            behaviour_logprobs: &ppo.behaviour_logprobs,
+            advantages: &ppo.advantages,
+        })?;
+        let (loss, gradient) = loss_and_gradient(&policy.loss, &new_logprobs)?;
+        assert_close([loss], [expected.loss], FORMULA, &format!("policy loss, {name}"));
+        assert_close(gradient, expected.gradient.clone(), FORMULA, &format!("gradient of the policy loss, {name}"));
+        assert_eq!((policy.n_clipped, policy.n_masked), (expected.n_clipped, expected.n_masked), "{name}");
+    }
 
     let new_values = var(&ppo.new_values)?;
     let loss = ppo_value_loss(&new_values, &ppo.old_values, &ppo.returns, ppo.clip_range_value)?;

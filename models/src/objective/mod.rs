@@ -8,6 +8,7 @@
 mod gae;
 mod kl;
 mod lm;
+pub mod off_policy;
 mod ppo;
 mod ptx;
 mod ranking;
@@ -17,6 +18,7 @@ mod whiten;
 pub use gae::{gae, returns};
 pub use kl::{KlController, k1, k2, k3};
 pub use lm::lm_loss;
+pub use off_policy::{PolicyObjective, PolicyTokens};
 pub use ppo::{PolicyLoss, ppo_policy_loss, ppo_value_loss};
 pub use ptx::ptx_loss;
 pub use ranking::{n_pairs_right, pairs, ranking_loss};

@@ -1,4 +1,5 @@
-//! Proximal policy optimisation (Schulman et al. 2017), decoupled from the policy that sampled (Hilton et al. 2022).
+//! The losses of proximal policy optimisation (Schulman et al. 2017). What is done about stale tokens is in
+//! [`off_policy`](super::off_policy).
 
 use candle_core::{Result, Tensor};
 
@@ -7,39 +8,31 @@ use candle_core::{Result, Tensor};
 pub struct PolicyLoss {
     /// Sum over the tokens; differentiable.
     pub loss: Tensor,
-    /// For each token `new_logprobs − proximal_logprobs` (nats).
+    /// The log of each token's ratio (nats); of what was masked there is none.
     pub log_ratios: Vec<f32>,
-    /// For each token its off-policy weight.
+    /// Each token's off-policy weight; of what was masked there is none.
     pub off_policy_weights: Vec<f32>,
-    /// Tokens whose ratio was clipped: their gradient is zero.
+    /// Tokens whose ratio was clipped: their gradient is zero. Where weights are truncated instead, tokens whose was.
     pub n_clipped: usize,
+    /// Tokens that were left out.
+    pub n_masked: usize,
 }
 
-/// The clipped surrogate, summed over tokens, each weighted by how much likelier the proximal policy makes it than the
-/// behaviour policy did:
+/// The clipped surrogate, summed over tokens, each with its weight:
 ///
-/// `Σ w · max(−A · ratio, −A · clip(ratio, 1 ± clip_range))` with `ratio = exp(new − proximal)` and
-/// `w = min(exp(proximal − behaviour), weight_cap)`.
+/// `Σ w · max(−A · ratio, −A · clip(ratio, 1 ± clip_range))` with `ratio = exp(new − proximal)`.
 ///
-/// `new_logprobs (N,)` carry the gradient. `proximal_logprobs` are the learner's own at the start of the update,
-/// `behaviour_logprobs` those recorded while sampling; where both are the same numbers, the weight is exactly 1 and
-/// this is plain PPO. What is not finite makes the loss not finite.
+/// `new_logprobs (N,)` carry the gradient. `proximal_logprobs` are what the ratio is against. What is not finite makes
+/// the loss not finite.
 pub fn ppo_policy_loss(
     new_logprobs: &Tensor,
     proximal_logprobs: &[f32],
-    behaviour_logprobs: &[f32],
+    weights: &[f32],
     advantages: &[f32],
     clip_range: f32,
-    weight_cap: f32,
 ) -> Result<PolicyLoss> {
     let device = new_logprobs.device();
-    let weight = |(proximal, behaviour): (&f32, &f32)| {
-        let weight = (proximal - behaviour).exp();
-        // Not `f32::min`, which would turn a NaN into the cap.
-        if weight > weight_cap { weight_cap } else { weight }
-    };
-    let off_policy_weights: Vec<f32> = proximal_logprobs.iter().zip(behaviour_logprobs).map(weight).collect();
-    let gains: Vec<f32> = advantages.iter().zip(&off_policy_weights).map(|(a, w)| -a * w).collect();
+    let gains: Vec<f32> = advantages.iter().zip(weights).map(|(a, w)| -a * w).collect();
 
     let log_ratios = (new_logprobs - Tensor::new(proximal_logprobs, device)?)?;
     let ratios = log_ratios.exp()?;
@@ -54,7 +47,7 @@ pub fn ppo_policy_loss(
         (*advantage > 0.0 && ratio > 1.0 + clip_range) || (*advantage < 0.0 && ratio < 1.0 - clip_range)
     };
     let n_clipped = log_ratios.iter().zip(advantages).filter(|&token| is_clipped(token)).count();
-    Ok(PolicyLoss { loss, log_ratios, off_policy_weights, n_clipped })
+    Ok(PolicyLoss { loss, log_ratios, off_policy_weights: weights.to_vec(), n_clipped, n_masked: 0 })
 }
 
 /// The clipped value loss, summed over tokens: `½ Σ max((V − R)², (clip(V, V_old ± clip_range_value) − R)²)`, as
@@ -89,47 +82,27 @@ mod tests {
 
     use super::*;
 
-    fn policy_loss(new: &[f32], proximal: &[f32], behaviour: &[f32], advantages: &[f32]) -> Result<(f32, Vec<f32>)> {
+    fn policy_loss(new: &[f32], proximal: &[f32], weights: &[f32], advantages: &[f32]) -> Result<(f32, Vec<f32>)> {
         let new = Var::new(new, &Device::Cpu)?;
-        let loss = ppo_policy_loss(new.as_tensor(), proximal, behaviour, advantages, 0.2, 2.0)?.loss;
+        let loss = ppo_policy_loss(new.as_tensor(), proximal, weights, advantages, 0.2)?.loss;
         Ok((loss.to_scalar()?, loss.backward()?.get(&new).unwrap().to_vec1()?))
     }
 
     #[test]
     fn at_ratio_one_the_gradient_is_minus_the_advantage() -> Result<()> {
         let logprobs = [-1.0, -2.0];
-        assert_eq!(policy_loss(&logprobs, &logprobs, &logprobs, &[1.0, -3.0])?, (2.0, vec![-1.0, 3.0]));
+        assert_eq!(policy_loss(&logprobs, &logprobs, &[1.0, 1.0], &[1.0, -3.0])?, (2.0, vec![-1.0, 3.0]));
         Ok(())
     }
 
     #[test]
     fn the_gradient_stops_where_the_ratio_has_gone_far_enough() -> Result<()> {
         let ratios = [1.5f32, 1.5, 0.5, 0.5];
-        let (loss, gradient) = policy_loss(&ratios.map(f32::ln), &[0.0; 4], &[0.0; 4], &[1.0, -1.0, 1.0, -1.0])?;
+        let (loss, gradient) = policy_loss(&ratios.map(f32::ln), &[0.0; 4], &[1.0; 4], &[1.0, -1.0, 1.0, -1.0])?;
         assert!((loss - (-1.2 + 1.5 - 0.5 + 0.8)).abs() < 1e-6);
         for (gradient, expected) in gradient.iter().zip([0.0, 1.5, -0.5, 0.0]) {
             assert!((gradient - expected).abs() < 1e-6);
         }
-        Ok(())
-    }
-
-    #[test]
-    fn a_stale_token_clips_around_the_proximal_policy_and_weighs_by_its_likelihood_up_to_the_cap() -> Result<()> {
-        // The proximal policy made the first token 1.5 times and the second 3 times as likely as its sampler did.
-        let proximal = [-1.0f32, -1.0];
-        let behaviour = [-1.0 - 1.5f32.ln(), -1.0 - 3f32.ln()];
-        let (loss, gradient) = policy_loss(&proximal, &proximal, &behaviour, &[1.0, 1.0])?;
-        assert!((loss + 3.5).abs() < 1e-6); // −1.5 − 2 (the cap): no ratio is clipped, however far the sampler is
-        assert!((gradient[0] + 1.5).abs() < 1e-6 && (gradient[1] + 2.0).abs() < 1e-6);
-        Ok(())
-    }
-
-    #[test]
-    fn the_off_policy_weight_is_exactly_one_where_proximal_and_behaviour_agree() -> Result<()> {
-        let logprobs = [-1.234_567_8f32, -17.0, -1e-7];
-        let new = Tensor::new(&[-1.2f32, -17.1, -1e-6], &Device::Cpu)?;
-        let loss = ppo_policy_loss(&new, &logprobs, &logprobs, &[1.0; 3], 0.2, 1.0)?;
-        assert_eq!(loss.off_policy_weights, [1.0; 3]);
         Ok(())
     }
 

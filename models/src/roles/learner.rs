@@ -10,11 +10,11 @@ use super::update_stats::{StepStats, UpdateStats};
 use crate::Device;
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, ScalarModel, Weights};
 use crate::error::{Error, Result};
-use crate::objective::{ppo_policy_loss, ppo_value_loss, ptx_loss};
+use crate::objective::{PolicyTokens, ppo_value_loss, ptx_loss};
 use crate::optim::{Ema, Schedule};
 use crate::rng;
 use crate::train::{
-    NextTokens, OffPolicy, PpoConfig, SkipLimit, Training, check_length, cut_by_tokens, detached, first_non_finite,
+    NextTokens, PpoConfig, SkipLimit, Training, check_length, cut_by_tokens, detached, first_non_finite,
     parameters_for, shuffled_minibatches,
 };
 
@@ -199,7 +199,7 @@ impl PpoLearner {
     fn proximal_logprobs(&self, batch: &ExperienceBatch, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         let rollouts = || batch.experiences.iter().map(|experience| &experience.scored.rollout);
         let mut proximal: Vec<Vec<f32>> = rollouts().map(|rollout| rollout.logprobs.clone()).collect();
-        if self.config.off_policy == OffPolicy::None {
+        if !self.config.policy_objective().reads_proximal() {
             return Ok(proximal);
         }
         let stale: Vec<(usize, usize)> = rollouts()
@@ -289,17 +289,16 @@ impl PpoLearner {
             let temperature = config.temperature as f32;
             let new_logprobs =
                 self.policy_model.logprobs_at(&next.packed, &next.rows, &next.targets, temperature)?.logprobs;
-            let policy = ppo_policy_loss(
-                &new_logprobs,
-                &proximal_logprobs,
-                &join(|experience| &experience.scored.rollout.logprobs),
-                &join(|experience| &experience.advantages),
-                config.clip_range as f32,
-                config.off_policy_weight_cap as f32,
-            )?;
+            let policy = config.policy_objective().loss(&PolicyTokens {
+                new_logprobs: &new_logprobs,
+                proximal_logprobs: &proximal_logprobs,
+                behaviour_logprobs: &join(|experience| &experience.scored.rollout.logprobs),
+                advantages: &join(|experience| &experience.advantages),
+            })?;
             let policy_loss = (&policy.loss * per_token)?;
             step.policy_loss += f64::from(policy_loss.to_scalar::<f32>()?);
             step.n_clipped += policy.n_clipped;
+            step.n_masked += policy.n_masked;
             step.log_ratios.extend(policy.log_ratios);
             step.off_policy_weights.extend(policy.off_policy_weights);
             self.policy.backward(&policy_loss)?;

@@ -14,6 +14,7 @@ pub(super) struct StepStats {
     pub n_tokens: usize,
     pub n_ptx_tokens: usize,
     pub n_clipped: usize,
+    pub n_masked: usize,
     pub log_ratios: Vec<f32>,
     pub off_policy_weights: Vec<f32>,
 }
@@ -48,6 +49,7 @@ impl UpdateStats {
             value_loss: mean(|step| step.value_loss),
             ptx_loss: Spread::of(self.taken.iter().filter(|step| step.n_ptx_tokens > 0).map(|step| step.ptx_loss)).mean,
             clip_fraction: mean(|step| step.n_clipped as f64 / step.n_tokens as f64),
+            masked_share: mean(|step| step.n_masked as f64 / step.n_tokens as f64),
             approx_kl: Spread::of(log_ratios().map(|log_ratio| log_ratio.exp_m1() - log_ratio)).mean,
             ratio: Spread::of(log_ratios().map(f64::exp)),
             off_policy_weight: Spread::of(weights),

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::objective::KlController;
+use crate::objective::{KlController, PolicyObjective};
 use crate::optim::{AdamWConfig, LrSchedule};
 
 /// How the coefficient of the KL penalty moves.
@@ -23,12 +23,17 @@ pub enum KlControl {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OffPolicy {
-    /// Nothing: the ratio is against the version that sampled, whichever it was.
-    None,
+    /// Clipped PPO as it is: the ratio is against the version that sampled, whichever it was (Schulman et al. 2017).
+    Plain,
     /// Decoupled PPO: the ratio is against the learner at the start of the update, and each token is weighted by
-    /// how much likelier that policy makes it than the one that sampled it.
+    /// how much likelier that policy makes it than the one that sampled it, up to a cap (Hilton et al. 2022).
     #[default]
     Decoupled,
+    /// The policy gradient with truncated importance weights, new against sampling policy, and no clipping (Espeholt
+    /// et al. 2018).
+    Truncated,
+    /// Decoupled PPO that leaves out tokens whose weight lies outside of a band (Ling Team 2025).
+    Masked,
 }
 
 /// PPO's objective and optimiser.
@@ -92,10 +97,14 @@ pub struct PpoConfig {
     /// Decay a step of the policy's averaged weights, which are what is evaluated and shipped; 0 ships the policy
     /// itself.
     pub ema_decay: f64,
-    /// What is done about tokens that an older version sampled: "decoupled" or "none".
+    /// What is done about tokens that an older version sampled. "plain": nothing (clipped PPO). "decoupled": clip around
+    /// the learner as the update finds it, and weight by it against the sampling policy. "truncated": no clipping, a
+    /// policy gradient with capped importance weights. "masked": as decoupled, without tokens of extreme weight.
     pub off_policy: OffPolicy,
-    /// With off_policy = "decoupled": the largest weight of a token.
+    /// With off_policy = "decoupled" or "truncated": the largest weight of a token.
     pub off_policy_weight_cap: f64,
+    /// With off_policy = "masked": the smallest and the largest weight of a token that is learned from.
+    pub off_policy_band: [f64; 2],
     /// The run ends once this many optimiser steps in a row were skipped as not finite.
     pub max_skipped_in_a_row: usize,
 }
@@ -152,6 +161,7 @@ impl Preset {
                 ema_decay: 0.992,
                 off_policy: OffPolicy::Decoupled,
                 off_policy_weight_cap: 2.0,
+                off_policy_band: [0.5, 2.0],
                 max_skipped_in_a_row: 5,
             },
         }
@@ -212,6 +222,13 @@ impl PpoConfig {
         check(&shares, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))?;
         check(&below_one, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?;
         check_counts(&counts)?;
+        let [low, high] = self.off_policy_band;
+        if !(low > 0.0 && low <= 1.0 && 1.0 <= high && high.is_finite()) {
+            return Err(Error::invalid(format!(
+                "`off_policy_band` is [{low}, {high}], expected two numbers with 1, the weight of what is not stale, \
+                 between them"
+            )));
+        }
         if self.ptx_coef > 0.0 && self.ptx_sequences_per_step() == 0 {
             return Err(Error::invalid(format!(
                 "`ptx_coef` is {}, but `ptx_examples_per_episode` = {} gives no pretraining sequence to a minibatch of \
@@ -225,7 +242,8 @@ impl PpoConfig {
     fn refuse_keys_without_effect(&self) -> Result<()> {
         let default = Self::default();
         let adaptive = self.kl_control == KlControl::Adaptive;
-        let decoupled = self.off_policy == OffPolicy::Decoupled;
+        let has_cap = matches!(self.off_policy, OffPolicy::Decoupled | OffPolicy::Truncated);
+        let clips = self.off_policy != OffPolicy::Truncated;
         let conditional = [
             ("kl_target", self.kl_target, default.kl_target, adaptive, "kl_control = \"adaptive\""),
             ("kl_horizon", self.kl_horizon, default.kl_horizon, adaptive, "kl_control = \"adaptive\""),
@@ -233,16 +251,36 @@ impl PpoConfig {
                 "off_policy_weight_cap",
                 self.off_policy_weight_cap,
                 default.off_policy_weight_cap,
-                decoupled,
-                "off_policy = \"decoupled\"",
+                has_cap,
+                "off_policy = \"decoupled\" or \"truncated\"",
             ),
+            ("clip_range", self.clip_range, default.clip_range, clips, "an off_policy other than \"truncated\""),
         ];
         for (key, value, default, has_effect, needs) in conditional {
             if value != default && !has_effect {
                 return Err(Error::invalid(format!("`{key}` = {value} has no effect without {needs}; remove it")));
             }
         }
+        if self.off_policy_band != default.off_policy_band && self.off_policy != OffPolicy::Masked {
+            let [low, high] = self.off_policy_band;
+            return Err(Error::invalid(format!(
+                "`off_policy_band` = [{low}, {high}] has no effect without off_policy = \"masked\"; remove it"
+            )));
+        }
         Ok(())
+    }
+
+    /// The policy's loss.
+    pub fn policy_objective(&self) -> PolicyObjective {
+        let (clip_range, weight_cap) = (self.clip_range as f32, self.off_policy_weight_cap as f32);
+        match self.off_policy {
+            OffPolicy::Plain => PolicyObjective::Plain { clip_range },
+            OffPolicy::Decoupled => PolicyObjective::Decoupled { clip_range, weight_cap },
+            OffPolicy::Truncated => PolicyObjective::Truncated { weight_cap },
+            OffPolicy::Masked => {
+                PolicyObjective::Masked { clip_range, band: self.off_policy_band.map(|weight| weight as f32) }
+            }
+        }
     }
 
     /// Pretraining sequences that join one optimiser step; 0 without PPO-ptx.
@@ -331,6 +369,12 @@ mod tests {
         refused(PpoConfig { ema_decay: 1.0, ..good() }, "`ema_decay` is 1");
         refused(PpoConfig { minibatch_size: 0, ..good() }, "`minibatch_size` is 0");
         refused(PpoConfig { ptx_examples_per_episode: 0.0, ..good() }, "`ptx_examples_per_episode` = 0");
+        refused(PpoConfig { off_policy_band: [1.5, 2.0], ..good() }, "`off_policy_band` is [1.5, 2]");
+        refused(PpoConfig { off_policy_band: [0.9, 2.0], ..good() }, "`off_policy_band` = [0.9, 2] has no effect");
+        let plain = PpoConfig { off_policy: OffPolicy::Plain, off_policy_weight_cap: 3.0, ..good() };
+        refused(plain, "`off_policy_weight_cap` = 3 has no effect");
+        let truncated = PpoConfig { off_policy: OffPolicy::Truncated, clip_range: 0.3, ..good() };
+        refused(truncated, "`clip_range` = 0.3 has no effect");
         refused(PpoConfig { kl_target: 3.0, ..good() }, "`kl_target` = 3 has no effect without kl_control");
     }
 

@@ -112,11 +112,13 @@ pub struct TrainMetrics {
     pub ptx_loss: f64,
     /// Share of tokens whose ratio was clipped.
     pub clip_fraction: f64,
+    /// Share of tokens that the policy's loss left out because of their off-policy weight.
+    pub masked_share: f64,
     /// Mean of (ratio − 1) − log ratio: how far the update moved the policy (k3, nats a token).
     pub approx_kl: f64,
-    /// Mean ratio new / proximal.
+    /// Ratio of the new policy to the one that the loss compares it with.
     pub ratio: Spread,
-    /// Off-policy weight proximal / behaviour after its cap; 1 at staleness 0.
+    /// Off-policy weight after its cap; 1 at staleness 0.
     pub off_policy_weight: Spread,
     /// 1 − Var(returns − values) / Var(returns).
     pub explained_variance: f64,

@@ -106,8 +106,13 @@ fn stale_rollouts_are_clipped_around_the_learner_and_weighted_by_how_far_it_has_
         assert_eq!(metrics.off_policy_weight.min, 1.0);
         assert!((metrics.ratio.max - 1.0).abs() < 1e-5 && metrics.clip_fraction == 0.0, "{metrics:?}");
     }
+    // The stale rollout is left out, but for the number of tokens that the loss is divided by.
+    let masked = update(1.5, OffPolicy::Masked)?;
+    assert!((masked.masked_share - 7.0 / 15.0).abs() < 1e-9, "{masked:?}");
+    assert!((masked.policy_loss + 8.0 / 15.0).abs() < 1e-5, "{masked:?}");
+    assert_eq!(masked.off_policy_weight.max, 1.0);
     // Plain PPO would hold the learner to a policy that is gone.
-    let metrics = update(1.5, OffPolicy::None)?;
+    let metrics = update(1.5, OffPolicy::Plain)?;
     assert!((metrics.ratio.max - 1.5f64.exp()).abs() < 1e-3, "{metrics:?}");
     assert!((metrics.clip_fraction - 7.0 / 15.0).abs() < 1e-9, "{metrics:?}");
     assert_eq!(metrics.off_policy_weight.max, 1.0);
