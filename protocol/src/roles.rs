@@ -92,6 +92,13 @@ pub trait ExperienceMaker<W>: Send {
         rollouts: Vec<ScoredRollout>,
         snapshot: &Snapshot<W>,
     ) -> Result<ExperienceBatch, RoleError>;
+
+    /// What it has learned from the batches so far (the KL controller, statistics), as bytes that
+    /// [`restore`](Self::restore) reads.
+    fn state(&self) -> Result<Vec<u8>, RoleError>;
+
+    /// Goes on from a state. Nothing has changed if it is refused.
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError>;
 }
 
 /// Cuts batches of pretraining text.
@@ -110,4 +117,14 @@ pub trait Trainer<W>: Send {
 
     /// A real copy of the weights as they are now, with their version.
     fn snapshot(&self) -> Result<Snapshot<W>, RoleError>;
+
+    /// The whole state after the last update (weights, optimiser, averages, counters), as bytes that
+    /// [`restore`](Self::restore) reads.
+    fn state(&self) -> Result<Vec<u8>, RoleError>;
+
+    /// Goes on from a state. Nothing has changed if it is refused.
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError>;
+
+    /// Checksum of policy and value model as they are now: equal bits, equal checksum.
+    fn checksum(&self) -> Result<u64, RoleError>;
 }

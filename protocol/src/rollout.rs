@@ -34,6 +34,8 @@ pub enum FinishReason {
 pub struct Rollout {
     /// What was continued.
     pub prompt: Prompt,
+    /// The version that read the prompt: under whose weights the prompt's keys and values were computed.
+    pub prompt_version: PolicyVersion,
     /// Sampled token ids, the end token included where there is one. May be empty: a sample with no action.
     pub response: Vec<u32>,
     /// For each response token, its log-probability (nats) under the policy that sampled it, at the sampling
@@ -126,6 +128,8 @@ pub struct ExperienceBatch {
     pub experiences: Vec<Experience>,
     /// The coefficient of the KL penalty inside `rewards`.
     pub kl_coef: f32,
+    /// The version of the value model that computed `values`.
+    pub values_version: PolicyVersion,
 }
 
 /// Pretraining text for one optimiser step. Pretrain mixer to learner.

@@ -132,8 +132,10 @@ impl Sampler<FakeWeights> for FakeSampler {
 
     fn admit(&mut self, prompt: Prompt) -> Result<(), RoleError> {
         assert!(self.n_free_slots() > 0 && self.weights.is_some(), "admitted without a slot or without weights");
+        let prompt_version = self.weights.as_ref().map(|weights| weights.version).unwrap_or_default();
         self.running.push(Rollout {
             prompt,
+            prompt_version,
             response: Vec::new(),
             logprobs: Vec::new(),
             versions: Vec::new(),
@@ -218,9 +220,12 @@ impl Detokenizer for FakeDetokenizer {
     }
 }
 
-/// Values are a function of the value weights; advantages are the score less the value.
+/// Values are a function of the value weights; advantages are the score less the value. It counts the rollouts that it
+/// has seen, and the coefficient shows them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FakeExperienceMaker;
+pub struct FakeExperienceMaker {
+    n_seen: u64,
+}
 
 impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
     fn assemble(
@@ -236,7 +241,22 @@ impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
             let returns = vec![scored.score; n];
             Experience { rewards: vec![0.0; n], values: vec![value; n], advantages, returns, scored }
         };
-        Ok(ExperienceBatch { version, experiences: rollouts.into_iter().map(experience).collect(), kl_coef: 0.1 })
+        self.n_seen += rollouts.len() as u64;
+        Ok(ExperienceBatch {
+            version,
+            experiences: rollouts.into_iter().map(experience).collect(),
+            kl_coef: negative_fraction(hash(&[5, self.n_seen])),
+            values_version: snapshot.version,
+        })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, RoleError> {
+        Ok(self.n_seen.to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
+        self.n_seen = u64::from_le_bytes(state.try_into()?);
+        Ok(())
     }
 }
 
@@ -283,6 +303,7 @@ impl Trainer<FakeWeights> for FakeTrainer {
                 self.weights = hash(&[self.weights, (*token).into(), version.0, advantage.to_bits().into()]);
             }
         }
+        self.weights = hash(&[self.weights, batch.kl_coef.to_bits().into()]);
         for token in pretrain.iter().flat_map(|batch| batch.sequences.iter().flatten()) {
             self.weights = hash(&[self.weights, (*token).into()]);
         }
@@ -306,5 +327,20 @@ impl Trainer<FakeWeights> for FakeTrainer {
         self.log.read().published.insert(self.version, self.weights);
         let (policy, value) = (Arc::new(self.weights), Arc::new(hash(&[self.weights])));
         Ok(Snapshot { version: self.version, policy, value })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, RoleError> {
+        Ok([self.version.0.to_le_bytes(), self.weights.to_le_bytes()].concat())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
+        let (version, weights) = state.split_at_checked(8).ok_or("a state that is cut short")?;
+        self.weights = u64::from_le_bytes(weights.try_into()?);
+        self.version = PolicyVersion(u64::from_le_bytes(version.try_into()?));
+        Ok(())
+    }
+
+    fn checksum(&self) -> Result<u64, RoleError> {
+        Ok(self.weights)
     }
 }

@@ -110,6 +110,14 @@ impl<W: 'static> ExperienceMaker<W> for Sabotaged<dyn ExperienceMaker<W>> {
         self.sabotage.strike()?;
         Ok(batch)
     }
+
+    fn state(&self) -> Result<Vec<u8>, RoleError> {
+        self.engine.state()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
+        self.engine.restore(state)
+    }
 }
 
 impl PretrainSource for Sabotaged<dyn PretrainSource> {
@@ -140,6 +148,18 @@ impl<W, T: Trainer<W>> Trainer<W> for SabotagedTrainer<T> {
 
     fn snapshot(&self) -> Result<Snapshot<W>, RoleError> {
         self.trainer.snapshot()
+    }
+
+    fn state(&self) -> Result<Vec<u8>, RoleError> {
+        self.trainer.state()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
+        self.trainer.restore(state)
+    }
+
+    fn checksum(&self) -> Result<u64, RoleError> {
+        self.trainer.checksum()
     }
 }
 

@@ -110,7 +110,7 @@ impl Scenario {
                 .collect(),
             rewards: (0..self.n_scorers).map(|_| boxed::<dyn RewardFunction>(|| Box::new(FakeReward))).collect(),
             detokenizer: Arc::new(FakeDetokenizer),
-            experience_maker: boxed::<dyn ExperienceMaker<FakeWeights>>(|| Box::new(FakeExperienceMaker)),
+            experience_maker: boxed::<dyn ExperienceMaker<FakeWeights>>(|| Box::new(FakeExperienceMaker::default())),
             pretrain: (self.n_pretrain > 0).then(|| boxed::<dyn PretrainSource>(|| Box::new(FakePretrain))),
             trainer: boxed(move || Box::new(FakeTrainer::new(n_pretrain, trainer_log.clone()))),
             sink,

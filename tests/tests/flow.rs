@@ -36,6 +36,7 @@ fn synchronous_loop(scenario: &Scenario) -> (FakeWeights, Vec<ExperienceBatch>) 
     let mut prompts = scenario.prompts();
     let mut sampler = FakeSampler::new(scenario.config.batch_size, scenario.lengths, log.clone());
     let mut trainer = FakeTrainer::new(scenario.n_pretrain, log.clone());
+    let mut maker = FakeExperienceMaker::default();
     let mut next_ticket = 0;
     for _ in 0..scenario.config.n_updates {
         let snapshot = trainer.snapshot().unwrap();
@@ -56,7 +57,7 @@ fn synchronous_loop(scenario: &Scenario) -> (FakeWeights, Vec<ExperienceBatch>) 
         let scores = FakeReward.scores(&requests).unwrap();
         let scored = rollouts.into_iter().zip(all_ref_logprobs).zip(scores);
         let scored = scored.map(|((rollout, ref_logprobs), score)| ScoredRollout { rollout, ref_logprobs, score });
-        let batch = FakeExperienceMaker.assemble(trainer.version, scored.collect(), &snapshot).unwrap();
+        let batch = maker.assemble(trainer.version, scored.collect(), &snapshot).unwrap();
         let n_pretrain = scenario.n_pretrain as u64;
         let numbers = trainer.version.0 * n_pretrain..(trainer.version.0 + 1) * n_pretrain;
         let pretrain: Vec<PretrainBatch> = numbers.map(|idx| FakePretrain.batch(idx).unwrap()).collect();

@@ -151,6 +151,7 @@ fn batch(version: u64, rollouts: Vec<FixtureRollout>) -> ExperienceBatch {
                 response: response.to_vec(),
                 logprobs: rollout.logprobs,
                 versions: vec![PolicyVersion(version - u64::from(rollout.stale)); n],
+                prompt_version: PolicyVersion(0),
                 entropies: vec![0.0; n],
                 finish: FinishReason::Length,
             },
@@ -161,7 +162,12 @@ fn batch(version: u64, rollouts: Vec<FixtureRollout>) -> ExperienceBatch {
         Experience { scored, rewards: vec![0.0; n], values, advantages, returns }
     };
     let experiences = (0..).zip(rollouts).map(experience).collect();
-    ExperienceBatch { version: PolicyVersion(version), experiences, kl_coef: 0.0 }
+    ExperienceBatch {
+        version: PolicyVersion(version),
+        experiences,
+        kl_coef: 0.0,
+        values_version: PolicyVersion(version),
+    }
 }
 
 #[test]

@@ -13,9 +13,11 @@ use collimate_protocol::roles::Unmendable;
 use collimate_protocol::{RoleError, RoleId};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+type Make<E> = dyn FnMut() -> Result<Box<E>, RoleError> + Send;
+
 /// Makes what computes behind a role: at the start, and again after each failure.
 pub struct Factory<E: ?Sized> {
-    make: Arc<Mutex<dyn FnMut() -> Result<Box<E>, RoleError> + Send>>,
+    make: Arc<Mutex<Make<E>>>,
 }
 
 impl<E: ?Sized + 'static> Factory<E> {

@@ -239,6 +239,7 @@ mod tests {
             response: vec![2; n],
             logprobs: vec![-1.0; n],
             versions: versions.iter().copied().map(PolicyVersion).collect(),
+            prompt_version: PolicyVersion(0),
             entropies: vec![1.0; n],
             finish: FinishReason::Length,
         };

@@ -78,6 +78,7 @@ pub(crate) mod tests {
             response: vec![3, 0],
             logprobs: vec![-1.0, -0.5],
             versions: vec![PolicyVersion(0), PolicyVersion(1)],
+            prompt_version: PolicyVersion(0),
             entropies: vec![1.0, 1.0],
             finish: FinishReason::End,
         };

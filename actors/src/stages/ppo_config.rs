@@ -9,6 +9,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
+use collimate_models::generate::CachePolicy;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{PpoConfig, Preset};
 
@@ -53,6 +54,9 @@ pub struct PpoSetup {
     pub n_generators: usize,
     /// Responses that a generator samples at once.
     pub n_slots: usize,
+    /// With weight_updates = "in_flight": what becomes of the keys and values that a response in progress has in the
+    /// cache. "keep" leaves them as older weights made them; "recompute" pays a pass over the response for exact ones.
+    pub in_flight_cache: CachePolicy,
     /// Reference scorers, each with its own thread when threaded.
     pub n_reference_scorers: usize,
     /// Reward scorers, each with its own thread when threaded, and with its own process where a process gives scores.
@@ -86,6 +90,7 @@ impl Default for PpoSetup {
             max_new_tokens: 32,
             n_generators: 1,
             n_slots: 32,
+            in_flight_cache: CachePolicy::default(),
             n_reference_scorers: 1,
             n_reward_scorers: 1,
             ptx_seq_len: 128,

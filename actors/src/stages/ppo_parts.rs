@@ -8,7 +8,7 @@ use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_languag
 use collimate_models::data::corpus::{Corpus, Split, split_by_index};
 use collimate_models::data::prompts::{read_prompts, tokenize_prompts};
 use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
-use collimate_models::generate::SamplingParams;
+use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::rng;
 use collimate_models::roles::{
     FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
@@ -21,7 +21,7 @@ use super::inputs::{InputModel, load_corpus};
 use super::ppo_config::{PpoStageConfig, RoleDevices};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
-use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory};
+use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};
 use crate::rewards::SubprocessReward;
 
 /// The flow that the stage runs.
@@ -155,9 +155,10 @@ impl PpoParts {
         let params = self.sampling(config);
         let sampler = |device: &Device| {
             let (sft, device, n_slots) = (sft.clone(), device.clone(), stage.n_slots);
+            let cache_policy = stage.in_flight_cache;
             let factory = Factory::new(move || {
                 let sampler = PolicySampler::new(sft.clone(), n_slots, params, seed)?;
-                Ok(Box::new(sampler.on(&device)) as Box<dyn Sampler<Weights>>)
+                Ok(Box::new(sampler.on(&device).with_cache(cache_policy)) as Box<dyn Sampler<Weights>>)
             });
             SamplerFactory { factory, n_slots }
         };
@@ -257,6 +258,11 @@ fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), Sta
     ];
     if let Some((key, _)) = at_least_1.iter().find(|(_, n)| *n == 0) {
         return Err(StageError::Setting(format!("ppo.{key} is 0, it must be at least 1")));
+    }
+    if flow.weight_updates == WeightUpdates::BetweenRollouts && stage.in_flight_cache != CachePolicy::default() {
+        return Err(StageError::Setting(
+            "ppo.in_flight_cache has no effect with ppo.weight_updates = \"between_rollouts\": remove it".into(),
+        ));
     }
     match (reward_model, &stage.builtin, &stage.process) {
         (_, Some(_), Some(_)) => {

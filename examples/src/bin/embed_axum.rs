@@ -140,7 +140,8 @@ mod tests {
         let process = std::thread::spawn(move || {
             tokio::runtime::Runtime::new()?.block_on(async {
                 let config = FlowConfig { n_updates, batch_size: 4, ..FlowConfig::default() };
-                let flow = TinyModels::new(1)?.flow(&config, Box::new(OnceLet { permit: permitted, is_let: false }))?;
+                let flow = TinyModels::new(1)?
+                    .flow(&config, Factory::once(Box::new(OnceLet { permit: permitted, is_let: false })))?;
                 serve(TcpListener::from_std(listener)?, flow.start(&config).await?).await
             })
         });

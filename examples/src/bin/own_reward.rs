@@ -39,7 +39,8 @@ async fn main() -> Result<()> {
 }
 
 async fn train(config: &FlowConfig, mut updated: impl FnMut(UpdateMetrics)) -> Result<()> {
-    let flow = TinyModels::new(1)?.flow(config, Factory::new(|| Ok(Box::new(Vowels))))?;
+    let reward = Factory::new(|| -> Result<Box<dyn RewardFunction>, RoleError> { Ok(Box::new(Vowels)) });
+    let flow = TinyModels::new(1)?.flow(config, reward)?;
     let run = flow.start(config).await?;
     let mut events = run.events();
     while let Ok(event) = events.recv().await {

@@ -10,13 +10,19 @@ use collimate_protocol::{PretrainBatch, RoleError};
 use crate::error::{Error, Result};
 use crate::rng::{self, SeededRng};
 
+/// What the random numbers are for.
+const PURPOSE: &str = "pretraining windows";
+
 /// Draws batches of windows, each at a random place of the stream.
 #[derive(Clone, Debug)]
 pub struct PretrainWindows {
     stream: Arc<[u32]>,
     window_len: usize,
     n_windows: usize,
+    seed: u64,
     rng: SeededRng,
+    /// The number of the batch that `rng` draws next.
+    next_idx: u64,
 }
 
 impl PretrainWindows {
@@ -30,19 +36,30 @@ impl PretrainWindows {
         if n_windows == 0 {
             return Err(Error::invalid("a batch of 0 windows holds nothing to learn from"));
         }
-        Ok(Self { stream, window_len, n_windows, rng: rng::for_purpose(seed, "pretraining windows") })
+        Ok(Self { stream, window_len, n_windows, seed, rng: rng::for_purpose(seed, PURPOSE), next_idx: 0 })
     }
 
     /// The next batch.
     pub fn draw(&mut self) -> Vec<Vec<u32>> {
+        let starts = self.next_starts();
+        starts.into_iter().map(|start| self.stream[start..start + self.window_len].to_vec()).collect()
+    }
+
+    fn next_starts(&mut self) -> Vec<usize> {
         let last_start = self.stream.len() - self.window_len;
-        let starts = (0..self.n_windows).map(|_| self.rng.random_range(0..=last_start));
-        starts.map(|start| self.stream[start..start + self.window_len].to_vec()).collect()
+        self.next_idx += 1;
+        (0..self.n_windows).map(|_| self.rng.random_range(0..=last_start)).collect()
     }
 }
 
 impl PretrainSource for PretrainWindows {
-    fn batch(&mut self, _: u64) -> std::result::Result<PretrainBatch, RoleError> {
+    fn batch(&mut self, idx: u64) -> std::result::Result<PretrainBatch, RoleError> {
+        if idx < self.next_idx {
+            (self.rng, self.next_idx) = (rng::for_purpose(self.seed, PURPOSE), 0);
+        }
+        while self.next_idx < idx {
+            self.next_starts();
+        }
         Ok(PretrainBatch { sequences: self.draw() })
     }
 }
@@ -76,6 +93,17 @@ mod tests {
 
     fn counting(n: u32) -> Vec<u32> {
         (0..n).collect()
+    }
+
+    #[test]
+    fn a_batch_is_a_function_of_its_number_in_whatever_order_they_are_asked_for() {
+        let windows = || PretrainWindows::new(counting(1000), 4, 3, 1).unwrap();
+        let mut in_order = windows();
+        let drawn: Vec<_> = (0..6).map(|_| in_order.draw()).collect();
+        let mut asked = windows();
+        for idx in [0, 4, 4, 2, 5, 0] {
+            assert_eq!(asked.batch(idx as u64).unwrap().sequences, drawn[idx]);
+        }
     }
 
     #[test]

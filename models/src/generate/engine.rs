@@ -9,6 +9,8 @@ use std::sync::Arc;
 use candle_core::{Device, Storage, Tensor};
 use collimate_protocol::{FinishReason, PolicyVersion};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::cache::Caches;
 use super::sampling::{SampledToken, SamplingParams, Scratch, sample_with};
@@ -20,6 +22,19 @@ use crate::rng::SeededRng;
 /// Logits from which on a step's rows are sampled in parallel: waking the threads costs about as much as sampling
 /// from this many (some 30 microseconds).
 const PARALLEL_FROM: usize = 1 << 16;
+
+/// What becomes of the keys and values that a sequence in progress has in the cache when new weights come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePolicy {
+    /// They stay those of the versions that computed them. It costs nothing; the log-probabilities recorded from then on
+    /// are those of the sampler as it was, which no single version gives.
+    #[default]
+    Keep,
+    /// They are computed anew. It costs a pass over all that the sequence has so far; the log-probabilities recorded
+    /// from then on are those that the new version gives.
+    Recompute,
+}
 
 /// A sequence that has ended. Every `Vec` has one element for each response token.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +49,8 @@ pub struct Response<T> {
     pub entropies: Vec<f32>,
     /// Which version sampled the token.
     pub versions: Vec<PolicyVersion>,
+    /// The version that read the prompt when the sequence was admitted.
+    pub prompt_version: PolicyVersion,
     /// Why it ended.
     pub finish: FinishReason,
 }
@@ -42,6 +59,7 @@ pub struct Response<T> {
 #[derive(Debug)]
 struct Running<T> {
     response: Response<T>,
+    prompt: Vec<u32>,
     /// The newest token, which the cache does not hold yet, and its position.
     pending: u32,
     position: usize,
@@ -57,6 +75,7 @@ pub struct Engine<T> {
     config: Arc<ModelConfig>,
     model: LanguageModel,
     version: PolicyVersion,
+    cache_policy: CachePolicy,
     caches: Caches,
     slots: Vec<Option<Running<T>>>,
 }
@@ -71,16 +90,41 @@ impl<T> Engine<T> {
         }
         let model = LanguageModel::frozen(config, weights)?;
         let slots = (0..n_slots).map(|_| None).collect();
-        Ok(Self { config: config.clone(), model, version, caches: Caches::new(config, n_slots), slots })
+        let (cache_policy, caches) = (CachePolicy::default(), Caches::new(config, n_slots));
+        Ok(Self { config: config.clone(), model, version, cache_policy, caches, slots })
     }
 
-    /// Uses these weights from the next step on. Sequences in progress go on: the keys and values that they have in
-    /// the cache stay those of the versions that computed them, so the log-probabilities recorded from here on are
-    /// those of the sampler as it was, which no single version gives. New prompts are computed under the new weights
-    /// alone.
+    /// Does this with the cache when new weights come.
+    pub fn with_cache(mut self, cache_policy: CachePolicy) -> Self {
+        self.cache_policy = cache_policy;
+        self
+    }
+
+    /// Uses these weights from the next step on. Sequences in progress go on, with their cache as the
+    /// [`CachePolicy`] has it. New prompts are computed under the new weights alone.
     pub fn set_weights(&mut self, weights: &Weights, version: PolicyVersion) -> Result<()> {
         self.model = LanguageModel::frozen(&self.config, weights)?;
         self.version = version;
+        if self.cache_policy == CachePolicy::Keep {
+            return Ok(());
+        }
+        for slot in 0..self.slots.len() {
+            let Some(running) = self.slots[slot].as_ref().filter(|running| running.max_response > 0) else { continue };
+            let so_far = running.prompt.iter().chain(&running.response.tokens).copied();
+            let known: Vec<u32> = so_far.take(running.position).collect();
+            self.read(slot, &known)?;
+        }
+        Ok(())
+    }
+
+    /// Computes a slot's keys and values of its first tokens, on their own.
+    fn read(&mut self, slot: usize, known: &[u32]) -> Result<()> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<CacheRow> = (0..known.len()).map(|position| CacheRow { slot, position }).collect();
+        let positions: Vec<u32> = (0..known.len() as u32).collect();
+        self.model.decoder().forward(known, &positions, &mut self.caches.attention(&rows))?;
         Ok(())
     }
 
@@ -112,10 +156,8 @@ impl<T> Engine<T> {
         self.caches.reserve(prompt.len() + max_response);
         // The prompt's last token goes through the first step, together with the other sequences' newest tokens.
         let (pending, known) = (prompt[prompt.len() - 1], &prompt[..prompt.len() - 1]);
-        if !known.is_empty() && max_response > 0 {
-            let rows: Vec<CacheRow> = (0..known.len()).map(|position| CacheRow { slot, position }).collect();
-            let positions: Vec<u32> = (0..known.len() as u32).collect();
-            self.model.decoder().forward(known, &positions, &mut self.caches.attention(&rows))?;
+        if max_response > 0 {
+            self.read(slot, known)?;
         }
         let response = Response {
             tag,
@@ -123,9 +165,11 @@ impl<T> Engine<T> {
             logprobs: Vec::new(),
             entropies: Vec::new(),
             versions: Vec::new(),
+            prompt_version: self.version,
             finish: FinishReason::Length,
         };
-        self.slots[slot] = Some(Running { response, pending, position: known.len(), max_response, params, rng });
+        let (position, prompt) = (known.len(), prompt.to_vec());
+        self.slots[slot] = Some(Running { response, prompt, pending, position, max_response, params, rng });
         Ok(())
     }
 

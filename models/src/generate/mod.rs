@@ -9,7 +9,7 @@ pub mod engine;
 pub mod sampling;
 pub mod scoring;
 
-pub use engine::{Engine, Response};
+pub use engine::{CachePolicy, Engine, Response};
 pub use sampling::{SampledToken, SamplingParams};
 pub(crate) use scoring::TOKENS_PER_PASS;
 pub use scoring::response_logprobs;

@@ -23,6 +23,10 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
 }
 
+/// What a state calls the running means of gradient and squared gradient.
+const FIRST: &str = "first_moment";
+const SECOND: &str = "second_moment";
+
 enum Moments {
     Cpu { first: Vec<f32>, second: Vec<f32> },
     Device { first: Tensor, second: Tensor },
@@ -71,6 +75,49 @@ impl AdamW {
     /// How many steps were taken.
     pub fn n_steps(&self) -> u64 {
         self.n_steps
+    }
+
+    /// What [`state`](Self::state) calls the moments of a parameter.
+    pub fn names_of_moments(&self, name: &str) -> [String; 2] {
+        [format!("{name}.{FIRST}"), format!("{name}.{SECOND}")]
+    }
+
+    /// Both moments of each parameter, by the parameter's name and which of the two it is.
+    pub fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
+        let mut state = Vec::with_capacity(2 * self.moments.len());
+        for (name, moments) in &self.moments {
+            let missing = || Error::MissingTensor { name: name.clone(), path: None };
+            let parameter = parameters.get(name).ok_or_else(missing)?.as_tensor();
+            let of = |numbers: &[f32]| Tensor::from_slice(numbers, parameter.shape(), parameter.device());
+            let (first, second) = match moments {
+                Moments::Cpu { first, second } => (of(first)?, of(second)?),
+                Moments::Device { first, second } => (first.copy()?, second.copy()?),
+            };
+            state.extend(self.names_of_moments(name).into_iter().zip([first, second]));
+        }
+        Ok(state)
+    }
+
+    /// Goes on from what [`state`](Self::state) gave after `n_steps` steps. `tensor` finds a tensor by its name there.
+    ///
+    /// # Errors
+    /// What `tensor` says; some moments may have changed then.
+    pub fn restore(&mut self, n_steps: u64, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+        for (name, moments) in &mut self.moments {
+            let (new_first, new_second) = (tensor(&format!("{name}.{FIRST}"))?, tensor(&format!("{name}.{SECOND}"))?);
+            match moments {
+                Moments::Cpu { first, second } => {
+                    *first = new_first.flatten_all()?.to_vec1()?;
+                    *second = new_second.flatten_all()?.to_vec1()?;
+                }
+                Moments::Device { first, second } => {
+                    *first = new_first.to_device(first.device())?;
+                    *second = new_second.to_device(second.device())?;
+                }
+            }
+        }
+        self.n_steps = n_steps;
+        Ok(())
     }
 
     /// One step along the summed gradients, which are multiplied by `grad_scale` (see

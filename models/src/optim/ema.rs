@@ -42,6 +42,11 @@ impl Ema {
         Ok(())
     }
 
+    /// Goes on from another average.
+    pub fn restore(&mut self, average: Weights) {
+        self.average = average;
+    }
+
     /// A real copy of the average.
     pub fn weights(&self) -> Result<Weights> {
         self.average.deep_copy()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use collimate_protocol::roles::ExperienceMaker;
 use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, RoleError, ScoredRollout, Snapshot};
+use serde::{Deserialize, Serialize};
 
 use crate::Device;
 use crate::arch::{ModelConfig, ScalarModel, Weights};
@@ -78,7 +79,7 @@ impl PpoExperienceMaker {
         let n_rollouts = experiences.len();
         let kl_sum: f64 = experiences.iter().map(|experience| f64::from(experience.scored.sequence_kl())).sum();
         self.kl_controller.update(kl_sum / n_rollouts.max(1) as f64, n_rollouts);
-        Ok(ExperienceBatch { version, experiences, kl_coef })
+        Ok(ExperienceBatch { version, experiences, kl_coef, values_version: snapshot.version })
     }
 
     /// What each rollout's last token is paid, besides the KL penalty.
@@ -130,6 +131,26 @@ impl ExperienceMaker<Weights> for PpoExperienceMaker {
     ) -> std::result::Result<ExperienceBatch, RoleError> {
         Ok(self.batch(version, rollouts, snapshot)?)
     }
+
+    fn state(&self) -> std::result::Result<Vec<u8>, RoleError> {
+        let state = MakerState { kl_controller: self.kl_controller, score_normalizer: self.score_normalizer };
+        Ok(serde_json::to_vec(&state)?)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> std::result::Result<(), RoleError> {
+        let state: MakerState = serde_json::from_slice(state)
+            .map_err(|error| Error::invalid(format!("this is no state of an experience maker: {error}")))?;
+        (self.kl_controller, self.score_normalizer) = (state.kl_controller, state.score_normalizer);
+        Ok(())
+    }
+}
+
+/// What a maker has learned from the batches so far.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MakerState {
+    kl_controller: KlController,
+    score_normalizer: ScoreNormalizer,
 }
 
 /// Refuses a rollout whose parts do not fit one another; zipping them would drop tokens without a word.

@@ -1,5 +1,7 @@
 //! The learner: trains policy and value model on experience, and the policy on pretraining text along with it.
 
+mod state;
+
 use std::sync::Arc;
 
 use collimate_protocol::records::TrainMetrics;
@@ -353,5 +355,17 @@ impl Trainer<Weights> for PpoLearner {
             policy: Arc::new(self.policy.parameters().snapshot()?),
             value: Arc::new(self.value.parameters().snapshot()?),
         })
+    }
+
+    fn state(&self) -> std::result::Result<Vec<u8>, RoleError> {
+        Ok(self.write_state()?)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> std::result::Result<(), RoleError> {
+        Ok(self.read_state(state)?)
+    }
+
+    fn checksum(&self) -> std::result::Result<u64, RoleError> {
+        Ok(self.weights_checksum()?)
     }
 }

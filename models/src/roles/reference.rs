@@ -47,6 +47,7 @@ mod tests {
             response: tokens(n_response, 2),
             logprobs: vec![0.0; n_response],
             versions: vec![PolicyVersion(0); n_response],
+            prompt_version: PolicyVersion(0),
             entropies: vec![0.0; n_response],
             finish: FinishReason::Length,
         }

@@ -8,7 +8,7 @@ use collimate_protocol::{Prompt, RoleError, Rollout, Snapshot};
 use crate::Device;
 use crate::arch::{ModelConfig, Weights};
 use crate::error::{Error, Result};
-use crate::generate::{Engine, Response, SamplingParams};
+use crate::generate::{CachePolicy, Engine, Response, SamplingParams};
 use crate::rng;
 
 /// Samples rollouts for PPO. A rollout's tokens are a function of the run's seed, its prompt, its sample index and
@@ -20,6 +20,7 @@ pub struct PolicySampler {
     params: SamplingParams,
     run_seed: u64,
     device: Device,
+    cache_policy: CachePolicy,
     /// `None` until the first snapshot comes.
     engine: Option<Engine<Prompt>>,
 }
@@ -35,12 +36,26 @@ impl PolicySampler {
         if n_slots == 0 {
             return Err(Error::invalid("a generator needs at least one slot"));
         }
-        Ok(Self { config, n_slots, params, run_seed, device: Device::Cpu, engine: None })
+        Ok(Self {
+            config,
+            n_slots,
+            params,
+            run_seed,
+            device: Device::Cpu,
+            cache_policy: CachePolicy::default(),
+            engine: None,
+        })
     }
 
     /// Computes on this device instead of the CPU.
     pub fn on(mut self, device: &Device) -> Self {
         self.device = device.clone();
+        self
+    }
+
+    /// Does this with the cache of sequences in progress when new weights come.
+    pub fn with_cache(mut self, cache_policy: CachePolicy) -> Self {
+        self.cache_policy = cache_policy;
         self
     }
 }
@@ -52,7 +67,7 @@ impl Sampler<Weights> for PolicySampler {
             Some(engine) => engine.set_weights(&policy, snapshot.version)?,
             None => {
                 let engine = Engine::new(&self.config, &policy, snapshot.version, self.n_slots)?;
-                self.engine = Some(engine);
+                self.engine = Some(engine.with_cache(self.cache_policy));
             }
         }
         Ok(())
@@ -88,6 +103,7 @@ impl Sampler<Weights> for PolicySampler {
 fn rollout(response: Response<Prompt>) -> Rollout {
     Rollout {
         prompt: response.tag,
+        prompt_version: response.prompt_version,
         response: response.tokens,
         logprobs: response.logprobs,
         versions: response.versions,
@@ -179,6 +195,35 @@ mod tests {
         assert_eq!(rollout.versions[0], PolicyVersion(3));
         assert!(rollout.versions[1..].iter().all(|version| *version == PolicyVersion(4)));
         assert_eq!(rollout.finish == FinishReason::End, rollout.response.last() == Some(&crate::testing::END));
+    }
+
+    #[test]
+    fn a_cache_that_is_computed_anew_gives_the_log_probabilities_of_the_new_version() {
+        let models =
+            [1, 2].map(|seed| LanguageModel::new(&gpt2(), &weights(&gpt2(), HeadKind::Language, seed)).unwrap());
+        let off_by = |cache_policy| {
+            let mut sampler = sampler(2, 1.0).with_cache(cache_policy);
+            sampler.load(&snapshot(0, 1)).unwrap();
+            sampler.admit(prompt(0, 0)).unwrap();
+            sampler.admit(prompt(1, 5)).unwrap();
+            let mut rollouts = Vec::new();
+            (0..3).for_each(|_| rollouts.extend(sampler.step().unwrap()));
+            sampler.load(&snapshot(1, 2)).unwrap();
+            while sampler.n_running() > 0 {
+                rollouts.extend(sampler.step().unwrap());
+            }
+            let rollout = rollouts.iter().max_by_key(|rollout| rollout.response.len()).unwrap();
+            assert!(rollout.response.len() > 4, "nothing was sampled after the change");
+            assert_eq!(rollout.prompt_version, PolicyVersion(0));
+            let pairs = [(&rollout.prompt.tokens, &rollout.response)];
+            let of_each = models.each_ref().map(|model| response_logprobs(model, &pairs, 1.0).unwrap().remove(0));
+            let errors = rollout.logprobs.iter().zip(&rollout.versions).enumerate();
+            errors
+                .map(|(place, (logprob, version))| (logprob - of_each[version.0 as usize][place]).abs())
+                .fold(0.0, f32::max)
+        };
+        assert!(off_by(CachePolicy::Recompute) < 1e-5);
+        assert!(off_by(CachePolicy::Keep) > 1e-3);
     }
 
     #[test]

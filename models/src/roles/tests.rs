@@ -5,6 +5,7 @@ mod learner;
 mod ptx;
 mod ratio;
 mod skipped;
+mod state;
 
 use std::sync::Arc;
 
@@ -99,6 +100,7 @@ fn rollout(id: u64, n_prompt: usize, n_response: usize) -> ScoredRollout {
         response: response.to_vec(),
         logprobs: vec![-1.0; n_response],
         versions: vec![PolicyVersion(0); n_response],
+        prompt_version: PolicyVersion(0),
         entropies: vec![1.0; n_response],
         finish: FinishReason::End,
     };
@@ -115,7 +117,7 @@ fn batch(rollouts: Vec<ScoredRollout>, advantage: impl Fn(usize) -> f32) -> Expe
         Experience { scored, rewards: vec![0.0; n], values, advantages, returns }
     };
     let experiences = rollouts.into_iter().enumerate().map(experience).collect();
-    ExperienceBatch { version: PolicyVersion(0), experiences, kl_coef: 0.02 }
+    ExperienceBatch { version: PolicyVersion(0), experiences, kl_coef: 0.02, values_version: PolicyVersion(0) }
 }
 
 /// Pretraining text for one optimiser step.

@@ -66,6 +66,14 @@ impl Training {
         &self.parameters
     }
 
+    pub(crate) fn adamw(&self) -> &AdamW {
+        &self.adamw
+    }
+
+    pub(crate) fn adamw_mut(&mut self) -> &mut AdamW {
+        &mut self.adamw
+    }
+
     #[cfg(test)]
     pub(crate) fn gradients(&self) -> &GradAccumulator {
         &self.gradients
@@ -102,6 +110,16 @@ pub(crate) struct SkipLimit {
 impl SkipLimit {
     pub(crate) fn new(limit: usize) -> Self {
         Self { n_in_a_row: 0, limit }
+    }
+
+    /// Steps skipped in a row until now.
+    pub(crate) fn n_in_a_row(&self) -> usize {
+        self.n_in_a_row
+    }
+
+    /// Goes on after so many skipped steps in a row.
+    pub(crate) fn restore(&mut self, n_in_a_row: usize) {
+        self.n_in_a_row = n_in_a_row;
     }
 
     /// A step was taken.
