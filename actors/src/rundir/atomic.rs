@@ -25,13 +25,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
 }
 
 /// Writes a file and waits until the disk has it.
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
     let mut file = File::create(path).map_err(RunDirError::io(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(RunDirError::io(path))
 }
 
 /// A rename lasts once the directory that holds the name is synced.
-fn sync_parent(path: &Path) -> Result<(), RunDirError> {
+pub(super) fn sync_parent(path: &Path) -> Result<(), RunDirError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Not every file system lets a directory be opened; then there is nothing to sync.
     match File::open(parent) {

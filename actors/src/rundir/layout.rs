@@ -192,6 +192,21 @@ impl StageDir {
         self.path.join("rollouts.jsonl")
     }
 
+    /// PPO: the run's state at some versions.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// PPO: what it takes to run it again bit for bit.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal.bin")
+    }
+
+    /// PPO: the run as it was last seen.
+    pub fn status(&self) -> PathBuf {
+        self.path.join("status.json")
+    }
+
     /// Reward: the comparisons that simulated labelers made.
     pub fn comparisons(&self) -> PathBuf {
         self.path.join("comparisons.jsonl")

@@ -11,6 +11,8 @@
 //!     model/           HuggingFace layout
 //! DIR/reward/comparisons.jsonl   what the labelers ranked
 //! DIR/ppo/rollouts.jsonl         samples with their scores
+//! DIR/ppo/checkpoints/           the run's whole state at some versions, newest last
+//! DIR/ppo/journal.bin            what it takes to run it again bit for bit
 //! ```
 //!
 //! - [`layout`]: opening a directory, and where everything lies.
@@ -18,9 +20,12 @@
 //! - [`jsonl`]: files of one JSON object a line.
 //! - [`samples`]: the file `rollouts.jsonl`.
 //! - [`summary`]: the file `summary.json`, made from the markers.
+//! - [`checkpoints`]: the folder `checkpoints`. [`journal`]: the file `journal.bin`.
 //! - [`atomic`]: a file is whole or absent.
 
 pub mod atomic;
+pub mod checkpoints;
+pub mod journal;
 pub mod jsonl;
 pub mod layout;
 pub mod samples;
@@ -29,6 +34,8 @@ pub mod summary;
 
 use std::path::{Path, PathBuf};
 
+pub use checkpoints::Checkpoints;
+pub use journal::{Journal, JournalWriter};
 pub use jsonl::{JsonlWriter, read_jsonl};
 pub use layout::{RunDir, Stage, StageDir};
 pub use samples::RolloutWriter;

@@ -1,10 +1,14 @@
 //! The formats on disk: data files that people bring, and what a run directory holds.
 
+mod checkpoint;
 mod data;
+mod journal;
 mod summary;
 mod update;
 
+pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, PromptRecord};
+pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };

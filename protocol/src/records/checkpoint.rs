@@ -1,0 +1,52 @@
+//! A PPO run's whole state between two updates.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::PolicyVersion;
+use crate::ticket::{Ticket, TicketCounts};
+
+/// The ledger at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerState {
+    /// The totals.
+    pub counts: TicketCounts,
+    /// Tickets that have not ended, in order of id: a run that goes on from here issues each again, with the same
+    /// sampling seed.
+    pub open: Vec<Ticket>,
+}
+
+impl LedgerState {
+    /// What is wrong with it, if anything is.
+    pub fn problem(&self) -> Option<String> {
+        let Self { counts, open } = self;
+        if !counts.is_conserved() {
+            return Some(format!("issued = trained + dropped + in flight does not hold: {counts:?}"));
+        }
+        if counts.in_flight != open.len() as u64 {
+            return Some(format!("{} tickets are in flight, but {} are open", counts.in_flight, open.len()));
+        }
+        if !open.is_sorted_by(|a, b| a.id < b.id) || open.last().is_some_and(|last| last.id.0 >= counts.issued) {
+            return Some(format!("the open tickets are not {} of the first {}", open.len(), counts.issued));
+        }
+        None
+    }
+}
+
+/// The whole state of a PPO run between two updates. What is a function of seed and version (prompts, pretraining
+/// text, sampling seeds) is not in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Updates done.
+    pub version: PolicyVersion,
+    /// Every ticket.
+    pub ledger: LedgerState,
+    /// Checksum of the weights ([`Trainer::checksum`](crate::roles::Trainer::checksum)).
+    pub checksum: u64,
+    /// The trainer's state ([`Trainer::state`](crate::roles::Trainer::state)).
+    pub trainer: Arc<[u8]>,
+    /// The experience maker's state after the batch that the last update trained on; `None` before the first.
+    pub experience_maker: Option<Vec<u8>>,
+}
