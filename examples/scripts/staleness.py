@@ -34,7 +34,8 @@ def run(args, seed, bound, objective):
         collimate(args.binary, stage, models, [f"seed={seed}"])
     out = args.folder / f"{seed}-k{bound}-{objective}"
     inputs = [f"ppo.sft={models / 'sft/model'}", f"ppo.reward_model={models / 'reward/model'}"]
-    wanted = [f"ppo.max_staleness={bound}", f"ppo.off_policy={objective}", f"ppo.n_updates={args.updates}"]
+    # A checkpoint lets the flow run dry: without them the bound alone decides.
+    wanted = ["ppo.checkpoints.every=0", f"ppo.max_staleness={bound}", f"ppo.off_policy={objective}", f"ppo.n_updates={args.updates}"]
     collimate(args.binary, "ppo", out, [f"seed={seed}", *inputs, *wanted])
     ppo = json.loads((out / "summary.json").read_text())["ppo"]
     updates = [json.loads(line) for line in (out / "ppo/metrics.jsonl").read_text().splitlines()]

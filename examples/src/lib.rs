@@ -114,6 +114,7 @@ impl TinyModels {
                     device: &Device::Cpu,
                 })?))
             }),
+            resume: None,
             sink: Box::new(NoSink),
         })
     }

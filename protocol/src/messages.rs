@@ -114,6 +114,12 @@ pub struct RunStatus {
     pub elapsed_s: f64,
     /// The ledger.
     pub tickets: TicketCounts,
+    /// How often a ticket's work was started again because its holder failed.
+    pub n_issued_again: u64,
+    /// The version of the newest checkpoint.
+    pub checkpoint: Option<PolicyVersion>,
+    /// Whether the run has ended, or is gone.
+    pub has_ended: bool,
     /// Each role, in the order of the flow.
     pub roles: Vec<RoleStatus>,
 }
@@ -137,6 +143,11 @@ pub enum RunEvent {
         role: RoleId,
         /// With what it had failed.
         error: String,
+    },
+    /// The run's whole state has been kept.
+    Checkpointed {
+        /// Updates done.
+        version: PolicyVersion,
     },
     /// The run has been told to stop.
     Stopping,

@@ -71,6 +71,8 @@ impl Lengths {
 /// What the fakes write down for a test to read.
 #[derive(Debug, Default)]
 pub struct Log {
+    /// The version that the run goes on from.
+    pub first_version: PolicyVersion,
     /// Every batch that was trained on, in order.
     pub batches: Vec<ExperienceBatch>,
     /// The pretraining batches that went with each.
@@ -308,11 +310,12 @@ impl Trainer<FakeWeights> for FakeTrainer {
             self.weights = hash(&[self.weights, (*token).into()]);
         }
         let mut log = self.log.read();
-        match log.batches.get(self.version.0 as usize) {
+        let idx = (self.version.0 - log.first_version.0) as usize;
+        match log.batches.get(idx) {
             // A trainer made anew does again what the one before it did.
             Some(before) => {
                 assert_eq!(before, batch);
-                assert_eq!(log.pretrain[self.version.0 as usize], pretrain);
+                assert_eq!(log.pretrain[idx], pretrain);
             }
             None => {
                 log.batches.push(batch.clone());

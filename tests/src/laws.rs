@@ -25,7 +25,7 @@ pub fn check_any(scenario: &Scenario, outcome: &FlowOutcome<FakeWeights, FakeTra
     let tickets = &outcome.tickets;
     assert!(tickets.is_conserved(), "{tickets:?}");
     assert_eq!(tickets.in_flight, 0, "a ticket did not come home");
-    assert_eq!(outcome.version.0, log.batches.len() as u64);
+    assert_eq!(outcome.version.0, log.first_version.0 + log.batches.len() as u64);
     assert_eq!(tickets.trained, outcome.version.0 * scenario.config.batch_size as u64);
     assert_eq!(*outcome.snapshot.policy, outcome.trainer.weights, "the last update was not published");
     check_batches(scenario, log);
@@ -37,7 +37,7 @@ pub fn check_batches(scenario: &Scenario, log: &Log) {
     let config = &scenario.config;
     let mut trained = BTreeSet::new();
     for (n, batch) in log.batches.iter().enumerate() {
-        assert_eq!(batch.version, PolicyVersion(n as u64));
+        assert_eq!(batch.version, PolicyVersion(log.first_version.0 + n as u64));
         assert_eq!(batch.experiences.len(), config.batch_size, "a batch that is not full");
         let ids: Vec<_> = batch.experiences.iter().map(|e| e.scored.rollout.prompt.ticket.id).collect();
         assert!(ids.is_sorted(), "a batch out of order: {ids:?}");
@@ -57,7 +57,7 @@ pub fn check_batches(scenario: &Scenario, log: &Log) {
         }
     }
     for (n, pretrain) in log.pretrain.iter().enumerate() {
-        let first = n * scenario.n_pretrain;
+        let first = (log.first_version.0 as usize + n) * scenario.n_pretrain;
         let expected: Vec<u32> = (first..first + scenario.n_pretrain).map(|idx| idx as u32 + 1).collect();
         let found: Vec<u32> = pretrain.iter().map(|batch| batch.sequences[0][0]).collect();
         assert_eq!(found, expected, "pretraining text was skipped or used twice");

@@ -128,6 +128,7 @@ impl PretrainSource for Sabotaged<dyn PretrainSource> {
 }
 
 /// A trainer that may fail.
+#[derive(Debug)]
 pub struct SabotagedTrainer<T> {
     /// The trainer.
     pub trainer: T,
@@ -169,8 +170,18 @@ where
     W: Send + Sync + 'static,
     T: Trainer<W> + 'static,
 {
-    let PpoFlow { prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, sink } =
-        flow;
+    let PpoFlow {
+        prompts,
+        samplers,
+        references,
+        rewards,
+        detokenizer,
+        experience_maker,
+        pretrain,
+        trainer,
+        resume,
+        sink,
+    } = flow;
     let on = |its_role| (role == its_role).then(|| sabotage.clone());
     let sampler = |sampler: SamplerFactory<W>| SamplerFactory {
         factory: around(sampler.factory, on(Role::Generator), |engine, sabotage| {
@@ -199,6 +210,7 @@ where
         trainer: Factory::new(move || {
             Ok(Box::new(SabotagedTrainer { trainer: *trainer.make()?, sabotage: trainer_sabotage.clone() }))
         }),
+        resume,
         sink,
     }
 }

@@ -113,6 +113,7 @@ impl Scenario {
             experience_maker: boxed::<dyn ExperienceMaker<FakeWeights>>(|| Box::new(FakeExperienceMaker::default())),
             pretrain: (self.n_pretrain > 0).then(|| boxed::<dyn PretrainSource>(|| Box::new(FakePretrain))),
             trainer: boxed(move || Box::new(FakeTrainer::new(n_pretrain, trainer_log.clone()))),
+            resume: None,
             sink,
         }
     }

@@ -116,8 +116,9 @@ fn a_reward_process_that_dies_or_prints_nonsense_ends_the_run_by_its_name_and_ke
     let ppo = |out: &str, command: &str| {
         let process = format!("ppo.process.command=[\"sh\", \"-c\", \"{command}\"]");
         let sets =
-            ["--set", "ppo.sft=good/sft/model", "--set", "ppo.reward_model=good/reward/model", "--set", &process];
-        home.fail(&[&["ppo", "recipe.toml", "--out", out][..], &sets].concat())
+            ["ppo.sft=good/sft/model", "ppo.reward_model=good/reward/model", "ppo.restarts.most_failures=0", &process];
+        let sets = sets.iter().flat_map(|setting| ["--set", setting]);
+        home.fail(&["ppo", "recipe.toml", "--out", out].into_iter().chain(sets).collect::<Vec<_>>())
     };
     expect(&ppo("dead", "exit 3"), &["ppo: ", "exit 3", "reward process"]);
     expect(&ppo("nonsense", "while read -r line; do echo banana; done"), &["banana"]);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collimate::control::{RunControl, RunHandle};
-use collimate::flow::{FlowMode, RunSink};
+use collimate::flow::{FlowMode, RunSink, TrainedUpdate};
 use collimate_protocol::messages::{RoleState, RunEvent, RunStatus};
 use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::{DropReason, Experience, RoleError};
@@ -33,7 +33,7 @@ fn runtime() -> Runtime {
 struct ByPermit(Receiver<()>);
 
 impl RunSink for ByPermit {
-    fn updated(&mut self, _: &UpdateMetrics, _: &[Experience]) -> Result<(), RoleError> {
+    fn updated(&mut self, _: &TrainedUpdate) -> Result<(), RoleError> {
         let _ = self.0.recv();
         Ok(())
     }
@@ -147,9 +147,9 @@ fn a_paused_run_can_be_stopped() {
 struct HangsUp(Sender<u64>);
 
 impl RunSink for HangsUp {
-    fn updated(&mut self, metrics: &UpdateMetrics, _: &[Experience]) -> Result<(), RoleError> {
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
         // Nobody may listen any more.
-        let _ = self.0.try_send(metrics.version.0);
+        let _ = self.0.try_send(update.metrics.version.0);
         Ok(())
     }
 }

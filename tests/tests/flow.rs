@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{FlowMode, RunSink, WeightUpdates};
+use collimate::flow::{FlowMode, RunSink, TrainedUpdate, WeightUpdates};
 use collimate_protocol::messages::{RoleReport, RoleState, RunEvent};
 use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::roles::{
@@ -220,8 +220,8 @@ struct Kept(Arc<Mutex<Vec<KeptUpdate>>>);
 type KeptUpdate = (UpdateMetrics, Vec<Experience>);
 
 impl RunSink for Kept {
-    fn updated(&mut self, metrics: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {
-        self.0.lock().unwrap().push((metrics.clone(), trained.to_vec()));
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
+        self.0.lock().unwrap().push((update.metrics.clone(), update.batch.experiences.clone()));
         Ok(())
     }
 }
@@ -247,7 +247,7 @@ async fn the_sink_sees_each_update_with_what_it_trained_on() {
 struct Full;
 
 impl RunSink for Full {
-    fn updated(&mut self, _: &UpdateMetrics, _: &[Experience]) -> Result<(), RoleError> {
+    fn updated(&mut self, _: &TrainedUpdate) -> Result<(), RoleError> {
         Err("no space left on device".into())
     }
 }

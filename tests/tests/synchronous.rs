@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{Factory, FlowConfig, FlowMode, FlowOutcome, PpoFlow, PromptSupply, RunSink, SamplerFactory};
+use collimate::flow::{
+    Factory, FlowConfig, FlowMode, FlowOutcome, PpoFlow, PromptSupply, RunSink, SamplerFactory, TrainedUpdate,
+};
 use collimate_models::arch::{HeadKind, ModelConfig, Weights};
 use collimate_models::data::windows::PretrainWindows;
 use collimate_models::generate::SamplingParams;
@@ -16,7 +18,7 @@ use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::roles::{
     ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
 };
-use collimate_protocol::{Experience, Prompt, RoleError, ScoredRollout, Snapshot, Ticket, TicketId};
+use collimate_protocol::{Prompt, RoleError, ScoredRollout, Snapshot, Ticket, TicketId};
 use collimate_tests::fakes::{FakeDetokenizer, hash};
 use serde_json::{Value, json};
 
@@ -101,6 +103,7 @@ impl Models {
             experience_maker: Factory::once(Box::new(self.experience_maker())),
             pretrain: Some(Factory::once(Box::new(text()))),
             trainer: Factory::once(Box::new(self.learner())),
+            resume: None,
             sink,
         }
     }
@@ -192,8 +195,8 @@ fn flow_config(mode: FlowMode, max_staleness: u64) -> FlowConfig {
 struct Kept(Arc<Mutex<Vec<UpdateMetrics>>>);
 
 impl RunSink for Kept {
-    fn updated(&mut self, metrics: &UpdateMetrics, _: &[Experience]) -> Result<(), RoleError> {
-        self.0.lock().unwrap().push(metrics.clone());
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
+        self.0.lock().unwrap().push(update.metrics.clone());
         Ok(())
     }
 }

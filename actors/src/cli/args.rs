@@ -45,6 +45,16 @@ pub enum Command {
     Reward(RunArgs),
     /// Optimise the SFT model against the reward: the recipe's `ppo` table.
     Ppo(RunArgs),
+    /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
+    Status(StatusArgs),
+    /// Do a run of PPO again from its journal, on one thread, and compare every weight.
+    #[command(
+        long_about = "Does a run of PPO again from its journal, on one thread: every rollout is sampled again under the \
+            weights that sampled each of its tokens, every score and every update is worked out again. Compares the \
+            checksum of the weights after each update. The first thing that differs is named, and the exit code is 1.",
+        after_long_help = "Examples:\n  collimate replay runs/mine\n  collimate replay runs/mine --from 10 --until 20"
+    )]
+    Replay(ReplayArgs),
     /// Continue prompts with a policy.
     #[command(after_long_help = "Examples:\n  \
         collimate generate runs/mine/ppo/model --prompt \"It was\"\n  \
@@ -93,6 +103,34 @@ pub struct RunArgs {
     /// Serve metrics for Prometheus at this port of the loopback interface, or at ADDRESS:PORT.
     #[arg(long, value_name = "PORT")]
     pub metrics_addr: Option<String>,
+}
+
+/// What `status` takes.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The run directory.
+    #[arg(value_name = "RUN_DIR")]
+    pub dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `replay` takes.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The run directory.
+    #[arg(value_name = "RUN_DIR")]
+    pub dir: PathBuf,
+    /// Start at the checkpoint of this version instead of at the beginning.
+    #[arg(long, value_name = "VERSION")]
+    pub from: Option<u64>,
+    /// Stop at this version instead of at the journal's end.
+    #[arg(long, value_name = "VERSION")]
+    pub until: Option<u64>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `generate` takes.

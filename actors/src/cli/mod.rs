@@ -3,6 +3,7 @@
 //! - [`args`]: commands and flags, and their help.
 //! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
 //! - [`generate`], [`score`]: a model at work.
+//! - [`status`], [`replay`]: a run of PPO, looked at and done again.
 //! - [`config`]: a stage's settings, explained.
 //! - [`interrupt`]: what Ctrl-C does.
 
@@ -10,8 +11,10 @@ pub mod args;
 pub mod config;
 pub mod generate;
 pub mod interrupt;
+pub mod replay;
 pub mod run;
 pub mod score;
+pub mod status;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -58,6 +61,8 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Sft(args) => return run::run(&args, Some(crate::rundir::Stage::Sft)),
         Command::Reward(args) => return run::run(&args, Some(crate::rundir::Stage::Reward)),
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
+        Command::Replay(args) => return replay::run(&args),
+        Command::Status(args) => status::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,
         Command::Config { stage } => print(&config::text(stage)?)?,

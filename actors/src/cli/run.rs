@@ -29,6 +29,9 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     }
     let dir = RunDir::open(&root, &recipe)?;
     let console = Console::new(args.json);
+    for difference in dir.changed() {
+        console.warn(&format!("goes on with a changed setting: {difference}"));
+    }
     let stop = StopFlag::default();
     interrupt::on_ctrl_c(stop.clone()).context("listening for Ctrl-C")?;
 

@@ -17,7 +17,7 @@ use crate::flow::counters::{FlowState, RoleCounters};
 use crate::flow::driver::{Seat, run_in_turn};
 use crate::flow::restarts::{Restarts, Verdict};
 use crate::flow::worker::Worker;
-use crate::flow::{FlowConfig, FlowMode, RunError};
+use crate::flow::{FlowConfig, FlowMode, OnStop, RunError};
 
 /// How often the status is refreshed besides at events: often enough for a person who looks at it.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
@@ -60,6 +60,9 @@ pub(super) struct SupervisorState {
     errors: BTreeMap<RoleId, String>,
     /// How long a step may last, wherever it computes.
     patience: Option<Duration>,
+    /// Told to stop once what is in flight is trained on.
+    is_draining: bool,
+    config: FlowConfig,
     myself: ActorRef<SupervisorMessage>,
     actors: BTreeMap<RoleId, ActorRef<RoleMessage>>,
     flow: Arc<FlowState>,
@@ -124,6 +127,8 @@ impl Actor for Supervisor {
             errors: BTreeMap::new(),
             // Twice: what computes on a thread of its own is given up after one.
             patience: config.restarts.patience().filter(|_| config.mode == FlowMode::Threaded).map(|once| once * 2),
+            is_draining: false,
+            config,
             myself,
             actors,
             flow,
@@ -190,7 +195,20 @@ impl SupervisorState {
                 self.roll.resume();
                 self.command_all(RoleCommand::Resume);
             }
-            RunCommand::Stop => self.stop(),
+            RunCommand::Stop => self.drain_or_stop(),
+        }
+    }
+
+    /// The first order to stop may let the flow run dry first; the second does not.
+    fn drain_or_stop(&mut self) {
+        if self.config.on_stop == OnStop::Drain && !self.is_draining && !self.roll.is_stopping() {
+            self.is_draining = true;
+            self.roll.resume();
+            self.command_all(RoleCommand::Resume);
+            self.tell(RunEvent::Stopping);
+            self.flow.office.drain(self.config.batch_size as u64);
+        } else {
+            self.stop();
         }
     }
 
@@ -311,7 +329,7 @@ impl SupervisorState {
         let result = match self.roll.failure().cloned() {
             Some((role, error)) => Err(RunError::Role { role, error, version, tickets }),
             None => {
-                self.tell(RunEvent::Ended { version, stopped: !self.flow.office.is_complete() });
+                self.tell(RunEvent::Ended { version, stopped: self.flow.office.is_cut_short() });
                 Ok(())
             }
         };
@@ -328,6 +346,9 @@ pub(super) fn status_of(flow: &FlowState, roll: &Roll) -> RunStatus {
         n_updates: flow.n_updates,
         elapsed_s: flow.started.elapsed().as_secs_f64(),
         tickets: flow.office.counts(),
+        n_issued_again: flow.office.n_issued_again(),
+        checkpoint: flow.checkpoint_version(),
+        has_ended: roll.not_ended().is_empty(),
         roles: flow.roles(|role| (roll.state(role), roll.n_restarts(role))),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use collimate_protocol::Role;
+use collimate_protocol::{PolicyVersion, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,11 @@ pub struct FlowConfig {
     pub threads: RoleThreads,
     /// What happens when a role fails.
     pub restarts: RestartConfig,
+    /// How often the whole state is kept.
+    pub checkpoints: CheckpointConfig,
+    /// What a stop does with what is in flight: "checkpoint" (it is sampled again when the run goes on) or "drain"
+    /// (what fills whole batches is trained on first).
+    pub on_stop: OnStop,
 }
 
 impl Default for FlowConfig {
@@ -69,8 +74,38 @@ impl Default for FlowConfig {
             capacities: Capacities::default(),
             threads: RoleThreads::default(),
             restarts: RestartConfig::default(),
+            checkpoints: CheckpointConfig::default(),
+            on_stop: OnStop::default(),
         }
     }
+}
+
+/// How often a run's whole state is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Updates from one checkpoint to the next; 0 for none but at a stop and at the end. At a checkpoint nothing is in
+    /// flight: sampling for the update after it begins once it is done, whatever max_staleness is.
+    pub every: u64,
+    /// Checkpoints that are kept.
+    pub n_kept: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 10, n_kept: 3 }
+    }
+}
+
+/// What a stop does with what is in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStop {
+    /// Its tickets are written to the checkpoint, and issued again when the run goes on.
+    #[default]
+    Checkpoint,
+    /// What fills whole batches is trained on first; then as above.
+    Drain,
 }
 
 /// When a role that has failed, by an error, a panic or a stall, is started again. What it had in hand is done again
@@ -185,6 +220,7 @@ impl FlowConfig {
             ("capacities.batches", capacities.batches as u64),
             ("capacities.pretrain_batches", capacities.pretrain_batches as u64),
             ("capacities.updates", capacities.updates as u64),
+            ("checkpoints.n_kept", self.checkpoints.n_kept as u64),
         ] {
             if value == 0 {
                 return Err(RunError::Config(format!("{key} is 0, it must be at least 1")));
@@ -209,6 +245,17 @@ impl FlowConfig {
     /// Most tickets in flight: `(max_staleness + 1) * batch_size` (AReaL's rule, arXiv 2505.24298).
     pub fn n_tickets(&self) -> u64 {
         (self.max_staleness + 1) * self.batch_size as u64
+    }
+
+    /// Rollouts that are trained on from one checkpoint to the next; `None` without checkpoints.
+    pub fn barrier(&self) -> Option<u64> {
+        let n_rollouts = self.checkpoints.every.checked_mul(self.batch_size as u64);
+        n_rollouts.filter(|n_rollouts| *n_rollouts > 0)
+    }
+
+    /// Whether there is a checkpoint at this version.
+    pub fn is_checkpoint(&self, version: PolicyVersion) -> bool {
+        self.checkpoints.every > 0 && version.0.is_multiple_of(self.checkpoints.every)
     }
 
     /// What these settings promise about staleness, before anything runs.

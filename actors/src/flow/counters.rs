@@ -91,12 +91,23 @@ pub struct FlowState {
     pub version: AtomicU64,
     /// Updates that could not be recorded.
     pub n_sink_failures: AtomicU64,
+    /// The version of the newest checkpoint; [`NO_CHECKPOINT`] before the first.
+    pub checkpoint_version: AtomicU64,
 }
+
+/// Stands for no version.
+pub const NO_CHECKPOINT: u64 = u64::MAX;
 
 impl FlowState {
     /// Updates done and published.
     pub fn version(&self) -> PolicyVersion {
         PolicyVersion(self.version.load(Ordering::Relaxed))
+    }
+
+    /// The version of the newest checkpoint.
+    pub fn checkpoint_version(&self) -> Option<PolicyVersion> {
+        let version = self.checkpoint_version.load(Ordering::Relaxed);
+        (version != NO_CHECKPOINT).then_some(PolicyVersion(version))
     }
 
     /// Updates that could not be recorded, now with one more.

@@ -315,12 +315,13 @@ mod tests {
         let seats = [first, second].into_iter().enumerate().map(seat).collect();
         let state = FlowState {
             n_updates: 1,
-            office: TicketOffice::open(&FlowConfig::default()).0,
+            office: TicketOffice::open(&FlowConfig::default(), None).0,
             counters: Vec::new(),
             gauges: Vec::new(),
             started,
             version: Default::default(),
             n_sink_failures: Default::default(),
+            checkpoint_version: super::super::counters::NO_CHECKPOINT.into(),
         };
         run_in_turn(seats, never(), &state);
         reports.try_iter().filter(|report| !matches!(report, RoleReport::Started(_))).collect()

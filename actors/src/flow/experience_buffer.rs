@@ -82,6 +82,13 @@ impl BatchFiller {
     }
 }
 
+/// A batch, and what the maker had learned once it was made. Experience buffer to learner.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ReadyBatch {
+    pub batch: ExperienceBatch,
+    pub maker_state: Arc<[u8]>,
+}
+
 /// The worker around a [`BatchFiller`] and an [`ExperienceMaker`].
 pub(super) struct ExperienceBuffer<W> {
     pub filler: BatchFiller,
@@ -91,7 +98,11 @@ pub(super) struct ExperienceBuffer<W> {
     pub scored: Inlet<ScoredRollout>,
     /// A full batch, and the version that trains on it.
     pub full: Option<(PolicyVersion, Vec<ScoredRollout>)>,
-    pub batches: Outlet<ExperienceBatch>,
+    pub batches: Outlet<ReadyBatch>,
+    /// What the maker has learned from the batches so far; `None` before the first.
+    pub maker_state: Option<Arc<[u8]>>,
+    /// Whether the maker is one that has learned nothing yet.
+    pub is_anew: bool,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
 }
@@ -145,7 +156,12 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
             return Ok(Step::Ready);
         }
         if self.scored.has_ended() {
-            return Ok(at_the_end(&self.office));
+            let step = at_the_end(&self.office);
+            if step == Step::Finished {
+                // What fills no whole batch when a run has drained.
+                self.shut_down()?;
+            }
+            return Ok(step);
         }
         Ok(if any || was_blocked { Step::Progressed } else { Step::Starved })
     }
@@ -153,15 +169,20 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
     fn work(&mut self) -> Result<(), RoleError> {
         let Some((version, rollouts)) = self.full.clone() else { return Ok(()) };
         let (snapshot, batch_size) = (self.latest.newest(), self.filler.batch_size);
-        let batch = self.maker.call(move |maker| {
+        let learned = self.maker_state.clone().filter(|_| self.is_anew);
+        let (batch, state) = self.maker.call(move |maker| {
+            if let Some(state) = learned {
+                maker.restore(&state)?;
+            }
             let batch = maker.assemble(version, rollouts, &snapshot)?;
             check(&batch, version, batch_size)?;
-            Ok(batch)
+            Ok((batch, maker.state()?))
         })?;
-        self.full = None;
+        let maker_state: Arc<[u8]> = state.into();
+        (self.full, self.is_anew, self.maker_state) = (None, false, Some(maker_state.clone()));
         let n_tokens = batch.experiences.iter().map(|e| e.scored.rollout.response.len()).sum();
         self.counters.count(1, n_tokens);
-        self.batches.push(batch);
+        self.batches.push(ReadyBatch { batch, maker_state });
         Ok(())
     }
 
@@ -173,6 +194,7 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
 
     fn recover(&mut self) {
         self.maker.discard();
+        self.is_anew = true;
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use collimate_protocol::records::{BatchMetrics, FlowMetrics, TrainMetrics, UpdateMetrics};
+use collimate_protocol::records::{BatchMetrics, Checkpoint, FlowMetrics, LedgerState, TrainMetrics, UpdateMetrics};
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{
     ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, Snapshot, TicketCounts, TicketOutcome,
@@ -12,12 +12,13 @@ use collimate_protocol::{
 use crossbeam_channel::Select;
 
 use super::compute::Compute;
-use super::config::FlowMode;
+use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, RoleCounters};
+use super::experience_buffer::ReadyBatch;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
 use super::ledger::CarriesTickets;
-use super::recorder::TrainedBatch;
+use super::recorder::{ToRecord, TrainedUpdate};
 use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// Where the trainer lies once the learner has ended.
@@ -51,6 +52,24 @@ impl PretrainStock {
 pub(super) struct UpdateInput {
     batch: Arc<ExperienceBatch>,
     pretrain: Arc<[PretrainBatch]>,
+    maker_state: Arc<[u8]>,
+}
+
+/// What a trainer that is made anew does before it goes on: reads this state, and does these updates again.
+#[derive(Clone, Default)]
+pub(super) struct Past {
+    /// `None` for what the factory makes.
+    pub state: Option<Arc<[u8]>>,
+    pub updates: Vec<UpdateInput>,
+}
+
+/// What an update came to.
+struct Updated<W> {
+    train: TrainMetrics,
+    snapshot: Snapshot<W>,
+    checksum: u64,
+    /// Where there is a checkpoint after it.
+    state: Option<Arc<[u8]>>,
 }
 
 /// The worker around a [`Trainer`].
@@ -59,76 +78,95 @@ pub(super) struct Learner<W, T> {
     pub trainer_slot: TrainerSlot<T>,
     pub version: PolicyVersion,
     pub latest: Latest<W>,
-    pub batches: Inlet<ExperienceBatch>,
+    pub batches: Inlet<ReadyBatch>,
     /// The batch that waits for its pretraining text.
-    pub batch: Option<ExperienceBatch>,
+    pub batch: Option<ReadyBatch>,
     /// `None` without PPO-ptx.
     pub pretrain: Option<PretrainStock>,
     /// The update in hand.
     pub in_hand: Option<UpdateInput>,
-    /// The updates since the state that the factory's trainer starts from: done again by a trainer that is made anew.
-    pub done: Vec<UpdateInput>,
-    /// Whether the trainer has to do them again.
+    pub past: Past,
+    /// Whether the trainer has its past still before it.
     pub is_anew: bool,
-    pub trained: Outlet<TrainedBatch>,
+    /// Of the weights as they are.
+    pub checksum: u64,
+    /// The experience maker's, after the batch that the last update trained on.
+    pub maker_state: Option<Arc<[u8]>>,
+    pub trained: Outlet<ToRecord>,
     pub state: Arc<FlowState>,
-    pub mode: FlowMode,
+    pub config: FlowConfig,
+    /// Whether the trainer lies in its slot.
+    pub has_handed_back: bool,
     pub meter: FlowMeter,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
 }
 
 impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
-    /// The updates that a trainer made anew has to catch up with.
-    fn missed(&self) -> Vec<UpdateInput> {
-        if self.is_anew { self.done.clone() } else { Vec::new() }
+    /// What a trainer made anew has to catch up with.
+    fn missed(&self) -> Option<Past> {
+        self.is_anew.then(|| self.past.clone())
     }
 
-    fn update(&mut self, input: UpdateInput) -> Result<(TrainMetrics, Snapshot<W>), RoleError> {
+    fn update(&mut self, input: UpdateInput) -> Result<Updated<W>, RoleError> {
         let (missed, version) = (self.missed(), self.version);
         let batch_version = input.batch.version;
         if batch_version != version {
             return Err(format!("a batch for {batch_version} came at {version}").into());
         }
-        let result = self.trainer.call(move |trainer| {
-            catch_up(trainer, &missed)?;
+        let is_checkpoint = self.config.is_checkpoint(version.next());
+        let updated = self.trainer.call(move |trainer| {
+            catch_up(trainer, missed)?;
             let train = trainer.update(&input.batch, &input.pretrain)?;
             let snapshot = trainer.snapshot()?;
             if snapshot.version != version.next() {
                 return Err(format!("the trainer's version is {} after {version}", snapshot.version).into());
             }
-            Ok((train, snapshot))
+            let state = is_checkpoint.then(|| trainer.state()).transpose()?.map(Arc::from);
+            Ok(Updated { train, snapshot, checksum: trainer.checksum()?, state })
         })?;
         self.is_anew = false;
-        Ok(result)
+        Ok(updated)
     }
 
     /// Makes an update known: its weights, its tickets, its record.
-    fn publish(
-        &mut self,
-        input: UpdateInput,
-        train: TrainMetrics,
-        snapshot: Snapshot<W>,
-        update_s: f64,
-    ) -> Result<(), RoleError> {
+    fn publish(&mut self, input: UpdateInput, updated: Updated<W>, update_s: f64) -> Result<(), RoleError> {
+        let Updated { train, snapshot, checksum, state } = updated;
         // Before the tickets come home: a prompt that is issued for them is sampled by these weights or newer ones.
         self.latest.publish(snapshot);
         self.version = self.version.next();
         self.state.version.store(self.version.0, Ordering::Relaxed);
         let batch = &input.batch;
-        let tickets = self.state.office.take_home(batch.tickets(), TicketOutcome::Trained(batch.version))?;
+        let ledger = self.state.office.take_home(batch.tickets(), TicketOutcome::Trained(batch.version))?;
 
         let batch_metrics = BatchMetrics::of(batch);
         self.counters.count(1, batch_metrics.n_tokens);
-        let flow = self.flow_metrics(tickets, update_s, batch_metrics.n_tokens);
+        let flow = self.flow_metrics(ledger.counts.clone(), update_s, batch_metrics.n_tokens);
         let metrics = UpdateMetrics { version: self.version, batch: batch_metrics, train, flow };
-        self.trained.push(TrainedBatch { metrics, batch: input.batch.clone() });
-        self.done.push(input);
+        self.trained.push(ToRecord::Update(TrainedUpdate { metrics, batch: input.batch.clone(), checksum }));
+        (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
+        match state {
+            None => self.past.updates.push(input),
+            Some(state) => {
+                self.past = Past { state: Some(state.clone()), updates: Vec::new() };
+                self.checkpoint(ledger, state);
+            }
+        }
         Ok(())
     }
 
+    fn checkpoint(&mut self, ledger: LedgerState, trainer: Arc<[u8]>) {
+        self.trained.push(ToRecord::Checkpoint(Checkpoint {
+            version: self.version,
+            ledger,
+            checksum: self.checksum,
+            trainer,
+            experience_maker: self.maker_state.as_ref().map(|state| state.to_vec()),
+        }));
+    }
+
     fn flow_metrics(&mut self, tickets: TicketCounts, update_s: f64, n_tokens: usize) -> FlowMetrics {
-        match self.mode {
+        match self.config.mode {
             FlowMode::Threaded => self.meter.read(tickets, update_s, n_tokens),
             // No clock, and no queues: how full they are at this moment depends on the number of generators.
             FlowMode::Deterministic => FlowMetrics { tickets, ..FlowMetrics::default() },
@@ -140,17 +178,30 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.trained.is_blocked() && !(self.is_stopping && self.trained.receiver_is_gone())
     }
 
-    fn hand_back(&mut self) -> Result<(), RoleError> {
+    /// The end: a last checkpoint, and the trainer to whoever started the run.
+    fn hand_back(&mut self) -> Result<Step, RoleError> {
+        if self.has_handed_back {
+            return Ok(Step::Finished);
+        }
         let missed = self.missed();
-        self.trainer.call(move |trainer| catch_up(trainer, &missed))?;
+        let state = self.trainer.call(move |trainer| {
+            catch_up(trainer, missed)?;
+            trainer.state()
+        })?;
+        self.checkpoint(self.state.office.state(), state.into());
         let trainer = self.trainer.take_out()?.map(|trainer| *trainer);
         *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = trainer;
-        Ok(())
+        self.has_handed_back = true;
+        Ok(Step::Progressed)
     }
 }
 
-fn catch_up<W>(trainer: &mut impl Trainer<W>, missed: &[UpdateInput]) -> Result<(), RoleError> {
-    missed.iter().try_for_each(|input| trainer.update(&input.batch, &input.pretrain).map(drop))
+fn catch_up<W>(trainer: &mut impl Trainer<W>, past: Option<Past>) -> Result<(), RoleError> {
+    let Some(Past { state, updates }) = past else { return Ok(()) };
+    if let Some(state) = state {
+        trainer.restore(&state)?;
+    }
+    updates.iter().try_for_each(|input| trainer.update(&input.batch, &input.pretrain).map(drop))
 }
 
 impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T> {
@@ -170,11 +221,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
             if let Some(input) = self.in_hand.take() {
                 self.state.office.shut_down(&*input.batch)?;
             }
-            let step = self.batches.shut_down(&self.state.office)?;
-            if step == Step::Finished {
-                self.hand_back()?;
-            }
-            return Ok(step);
+            return match self.batches.shut_down(&self.state.office)? {
+                Step::Finished => self.hand_back(),
+                step => Ok(step),
+            };
         }
         if self.in_hand.is_some() {
             return Ok(Step::Ready);
@@ -187,18 +237,18 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
             any = true;
         }
         if self.pretrain.as_ref().is_none_or(PretrainStock::is_full)
-            && let Some(batch) = self.batch.take()
+            && let Some(ReadyBatch { batch, maker_state }) = self.batch.take()
         {
             let pretrain = self.pretrain.as_mut().map(|pretrain| std::mem::take(&mut pretrain.stock));
-            self.in_hand = Some(UpdateInput { batch: Arc::new(batch), pretrain: pretrain.unwrap_or_default().into() });
+            let pretrain = pretrain.unwrap_or_default().into();
+            self.in_hand = Some(UpdateInput { batch: Arc::new(batch), pretrain, maker_state });
             return Ok(Step::Ready);
         }
         if self.batch.is_none() && self.batches.has_ended() {
-            let step = at_the_end(&self.state.office);
-            if step == Step::Finished {
-                self.hand_back()?;
-            }
-            return Ok(step);
+            return match at_the_end(&self.state.office) {
+                Step::Finished => self.hand_back(),
+                step => Ok(step),
+            };
         }
         Ok(if any || was_blocked { Step::Progressed } else { Step::Starved })
     }
@@ -206,9 +256,9 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
     fn work(&mut self) -> Result<(), RoleError> {
         let Some(input) = self.in_hand.clone() else { return Ok(()) };
         let since = Instant::now();
-        let (train, snapshot) = self.update(input.clone())?;
+        let updated = self.update(input.clone())?;
         self.in_hand = None;
-        self.publish(input, train, snapshot, since.elapsed().as_secs_f64())
+        self.publish(input, updated, since.elapsed().as_secs_f64())
     }
 
     fn workload(&self) -> Workload {

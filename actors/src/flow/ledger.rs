@@ -2,12 +2,13 @@
 //!
 //! `issued = trained + dropped + in flight` is checked after every event. The ledger is the staleness gate too: it
 //! issues only while fewer than `(max_staleness + 1) * batch_size` tickets are in flight, and only as many as the
-//! run still has to train on.
+//! run still has to train on. Before a checkpoint it lets the flow run dry, so that a checkpoint has nothing in flight.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use collimate_protocol::records::LedgerState;
 use collimate_protocol::{
     DropReason, Prompt, PromptId, ReferencedRollout, Rollout, ScoredRollout, Ticket, TicketCounts, TicketHome,
     TicketId, TicketOutcome,
@@ -36,7 +37,13 @@ pub struct Ledger {
     n_wanted: u64,
     /// Most tickets in flight.
     n_tickets: u64,
+    /// Tickets that are trained on before it ends: fewer than `n_wanted` once the run is told to drain.
+    goal: u64,
+    /// Tickets trained on from one checkpoint to the next: none is issued that would be trained on beyond one.
+    barrier: Option<u64>,
     open: BTreeMap<TicketId, Ticket>,
+    /// Those that came home because the run was told to stop: open again when it goes on.
+    shut_down: BTreeMap<TicketId, Ticket>,
     /// `in_flight` is derived from `open`, the rest is counted on its own: so the law can fail, and be checked.
     counts: TicketCounts,
     /// Times that an open ticket's work was started again because its holder failed.
@@ -49,18 +56,51 @@ impl Ledger {
     pub fn new(n_wanted: u64, n_tickets: u64) -> Self {
         Self {
             n_wanted,
+            goal: n_wanted,
             n_tickets,
+            barrier: None,
             open: BTreeMap::new(),
+            shut_down: BTreeMap::new(),
             counts: TicketCounts::default(),
             n_issued_again: 0,
             closed_for_good: false,
         }
     }
 
+    /// With a checkpoint each time that so many tickets were trained on.
+    pub fn with_barrier(mut self, barrier: Option<u64>) -> Self {
+        self.barrier = barrier.filter(|barrier| *barrier > 0);
+        self
+    }
+
+    /// Goes on from a state: what was open is open, and is for the caller to issue again.
+    pub fn resumed(mut self, state: &LedgerState) -> Self {
+        self.open = state.open.iter().map(|ticket| (ticket.id, *ticket)).collect();
+        self.counts = TicketCounts { in_flight: 0, ..state.counts.clone() };
+        self
+    }
+
+    /// The ledger for a checkpoint: what was shut down is open.
+    pub fn state(&self) -> LedgerState {
+        let mut counts = self.counts.clone();
+        let n_shut_down = self.shut_down.len() as u64;
+        counts.dropped -= n_shut_down;
+        if let Some(n) = counts.dropped_by_reason.get_mut(&DropReason::Shutdown) {
+            *n -= n_shut_down;
+        }
+        counts.dropped_by_reason.retain(|_, n| *n > 0);
+        let open: BTreeMap<TicketId, Ticket> =
+            self.open.iter().chain(&self.shut_down).map(|(id, ticket)| (*id, *ticket)).collect();
+        counts.in_flight = open.len() as u64;
+        LedgerState { counts, open: open.into_values().collect() }
+    }
+
     /// Whether another ticket may be issued now.
     pub fn may_issue(&self) -> bool {
         let in_flight = self.open.len() as u64;
-        !self.closed_for_good && self.counts.trained + in_flight < self.n_wanted && in_flight < self.n_tickets
+        let next_barrier = self.barrier.map_or(u64::MAX, |barrier| (self.counts.trained / barrier + 1) * barrier);
+        let limit = self.goal.min(next_barrier);
+        !self.closed_for_good && self.counts.trained + in_flight < limit && in_flight < self.n_tickets
     }
 
     /// Opens a ticket.
@@ -98,6 +138,9 @@ impl Ledger {
             TicketOutcome::Trained(_) => self.counts.trained += 1,
             TicketOutcome::Dropped(reason) => {
                 self.counts.dropped += 1;
+                if reason == DropReason::Shutdown {
+                    self.shut_down.insert(ticket.id, ticket);
+                }
                 *self.counts.dropped_by_reason.entry(reason).or_default() += 1;
             }
         }
@@ -119,9 +162,20 @@ impl Ledger {
         self.closed_for_good = true;
     }
 
-    /// Whether everything that was to be trained on has been.
+    /// From now on only what fills whole batches of this size is still trained on.
+    pub fn drain(&mut self, batch_size: u64) {
+        let n_batches = self.open.len() as u64 / batch_size;
+        self.goal = self.goal.min(self.counts.trained + n_batches * batch_size);
+    }
+
+    /// Whether everything that is to be trained on before the end has been.
     pub fn is_complete(&self) -> bool {
-        self.counts.trained == self.n_wanted
+        self.counts.trained == self.goal
+    }
+
+    /// Whether the run has been told to end before all was trained on.
+    pub fn is_cut_short(&self) -> bool {
+        self.counts.trained < self.n_wanted
     }
 
     /// The totals.
@@ -177,8 +231,12 @@ pub struct TicketOffice {
 
 impl TicketOffice {
     /// An office, and the notice that a ticket has come home (one notice may stand for several).
-    pub fn open(config: &FlowConfig) -> (Self, Receiver<()>) {
-        let ledger = Ledger::new(config.n_rollouts(), config.n_tickets());
+    pub fn open(config: &FlowConfig, resumed: Option<&LedgerState>) -> (Self, Receiver<()>) {
+        let ledger = Ledger::new(config.n_rollouts(), config.n_tickets()).with_barrier(config.barrier());
+        let ledger = match resumed {
+            Some(state) => ledger.resumed(state),
+            None => ledger,
+        };
         let (came_home, notice) = bounded(1);
         (Self { ledger: Arc::new(Mutex::new(ledger)), came_home }, notice)
     }
@@ -193,23 +251,40 @@ impl TicketOffice {
         self.ledger().issue(prompt_id, sample_idx)
     }
 
-    /// Takes tickets home, all with one outcome; the totals after that.
+    /// Takes tickets home, all with one outcome; the ledger just after that.
     pub fn take_home(
         &self,
         tickets: impl IntoIterator<Item = Ticket>,
         outcome: TicketOutcome,
-    ) -> Result<TicketCounts, LedgerError> {
-        let counts = {
+    ) -> Result<LedgerState, LedgerError> {
+        let state = {
             let mut ledger = self.ledger();
             for ticket in tickets {
                 ledger.close(TicketHome { ticket, outcome })?;
             }
-            ledger.counts()
+            ledger.state()
         };
         // A full channel holds a notice that was not yet read: it stands for this one too. Without a prompt source
         // there is nobody to tell.
         let _ = self.came_home.try_send(());
-        Ok(counts)
+        Ok(state)
+    }
+
+    /// See [`Ledger::drain`].
+    pub fn drain(&self, batch_size: u64) {
+        self.ledger().drain(batch_size);
+        // The prompt source may have to end.
+        let _ = self.came_home.try_send(());
+    }
+
+    /// See [`Ledger::is_cut_short`].
+    pub fn is_cut_short(&self) -> bool {
+        self.ledger().is_cut_short()
+    }
+
+    /// See [`Ledger::state`].
+    pub fn state(&self) -> LedgerState {
+        self.ledger().state()
     }
 
     /// Takes home what will not be trained on because the run was told to stop.
@@ -283,6 +358,12 @@ impl CarriesTickets for ScoredRollout {
     }
 }
 
+impl CarriesTickets for super::experience_buffer::ReadyBatch {
+    fn tickets(&self) -> Vec<Ticket> {
+        self.batch.tickets()
+    }
+}
+
 impl CarriesTickets for collimate_protocol::ExperienceBatch {
     fn tickets(&self) -> Vec<Ticket> {
         self.experiences.iter().map(|experience| experience.scored.rollout.prompt.ticket).collect()
@@ -349,6 +430,50 @@ mod tests {
         assert!(ledger.close(trained(unknown)).unwrap_err().to_string().contains("never issued"));
         let altered = Ticket { sample_idx: 1, ..ticket };
         assert!(ledger.close(trained(altered)).unwrap_err().to_string().contains("was issued"));
+    }
+
+    #[test]
+    fn nothing_is_in_flight_at_a_barrier_and_a_drop_before_it_is_issued_again() {
+        let mut ledger = Ledger::new(6, 4).with_barrier(Some(2));
+        let first = ledger.issue(PromptId(0), 0).unwrap();
+        let second = ledger.issue(PromptId(1), 0).unwrap();
+        assert!(!ledger.may_issue(), "a ticket that would be trained on beyond the barrier");
+        ledger.close(dropped(first)).unwrap();
+        let third = ledger.issue(PromptId(2), 0).unwrap();
+        ledger.close(trained(second)).unwrap();
+        assert!(!ledger.may_issue());
+        ledger.close(trained(third)).unwrap();
+        assert!(ledger.state().open.is_empty());
+        assert!(ledger.may_issue());
+    }
+
+    #[test]
+    fn what_was_shut_down_is_open_where_a_run_goes_on() {
+        let mut ledger = Ledger::new(10, 4);
+        let tickets: Vec<Ticket> = (0..4).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
+        ledger.close(trained(tickets[0])).unwrap();
+        ledger.close(dropped(tickets[2])).unwrap();
+        let outcome = TicketOutcome::Dropped(DropReason::Shutdown);
+        ledger.close(TicketHome { ticket: tickets[3], outcome }).unwrap();
+        let state = ledger.state();
+        assert_eq!((&*state.open, state.problem()), (&[tickets[1], tickets[3]][..], None));
+        assert_eq!((state.counts.dropped, state.counts.in_flight), (1, 2));
+
+        let mut resumed = Ledger::new(10, 4).resumed(&state);
+        assert_eq!(resumed.state(), state);
+        assert_eq!(resumed.issue(PromptId(4), 0).unwrap().id, TicketId(4));
+        resumed.close(trained(tickets[3])).unwrap();
+        assert!(resumed.close(trained(tickets[0])).is_err(), "trained on twice");
+    }
+
+    #[test]
+    fn a_run_that_drains_trains_on_whole_batches_alone() {
+        let mut ledger = Ledger::new(10, 8);
+        let tickets: Vec<Ticket> = (0..5).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
+        ledger.drain(2);
+        assert!(!ledger.may_issue());
+        tickets[..4].iter().for_each(|ticket| ledger.close(trained(*ticket)).unwrap());
+        assert!(ledger.is_complete() && ledger.is_cut_short());
     }
 
     #[test]

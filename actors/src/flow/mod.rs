@@ -18,6 +18,7 @@
 //! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
+//! - [`replay`]: a journal run again, without actors.
 //! - [`wiring`]: one function that builds the graph.
 //!
 //! Three promises: `issued = trained + dropped + in flight` at every moment; no token is trained on that is older
@@ -40,6 +41,7 @@ mod pretrain_mixer;
 pub mod prompt_source;
 pub mod recorder;
 mod reference_scorer;
+pub mod replay;
 pub(crate) mod restarts;
 mod reward_scorer;
 mod scorer;
@@ -47,9 +49,12 @@ pub mod wiring;
 pub mod worker;
 
 pub use compute::Factory;
-pub use config::{Capacities, FlowConfig, FlowMode, RestartConfig, RoleThreads, StalenessBound, WeightUpdates};
+pub use config::{
+    Capacities, CheckpointConfig, FlowConfig, FlowMode, OnStop, RestartConfig, RoleThreads, StalenessBound,
+    WeightUpdates,
+};
 pub use error::RunError;
 pub use prompt_source::PromptSupply;
-pub use recorder::{NoSink, RunSink};
+pub use recorder::{NoSink, RunSink, TrainedUpdate};
 pub use wiring::{FlowOutcome, Graph, PpoFlow, SamplerFactory};
 pub use worker::{Step, Worker, Workload};

@@ -9,6 +9,7 @@ use crossbeam_channel::Select;
 use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::Outlet;
+use super::ledger::TicketOffice;
 use super::worker::{Step, Worker};
 
 /// The worker around a [`PretrainSource`].
@@ -18,6 +19,7 @@ pub(super) struct PretrainMixer {
     pub next_idx: u64,
     /// Batches that the run takes in all: no text is cut that nobody reads.
     pub n_batches: u64,
+    pub office: TicketOffice,
     pub batches: Outlet<PretrainBatch>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
@@ -29,7 +31,8 @@ impl Worker for PretrainMixer {
     }
 
     fn take(&mut self) -> Result<Step, RoleError> {
-        if self.is_stopping {
+        // A run that drains ends before all text is used.
+        if self.is_stopping || self.office.is_complete() {
             return Ok(Step::Finished);
         }
         if !self.batches.flush() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use collimate_models::rng;
-use collimate_protocol::{Prompt, PromptId, Role, RoleError, RoleId};
+use collimate_protocol::{DropReason, Prompt, PromptId, Role, RoleError, RoleId, Ticket, TicketOutcome};
 use crossbeam_channel::{Receiver, Select};
 use rand::seq::SliceRandom;
 
@@ -44,6 +44,19 @@ impl PromptSupply {
         self.prompts.len()
     }
 
+    /// Goes on after this many prompts.
+    pub fn skip_to(&mut self, n_taken: u64) {
+        let place = n_taken % self.prompts.len() as u64;
+        // The order of a pass is made with its first prompt.
+        self.n_taken = n_taken - place;
+        (0..place).for_each(|_| drop(self.next_prompt()));
+    }
+
+    /// The tokens of a prompt that was handed out before.
+    pub fn tokens_of(&self, prompt_id: PromptId) -> Option<&[u32]> {
+        self.prompts.get(prompt_id.0 as usize).map(Vec::as_slice)
+    }
+
     /// The next prompt, which of its samples this will be, and its tokens.
     pub fn next_prompt(&mut self) -> (PromptId, u32, Vec<u32>) {
         let n_prompts = self.prompts.len() as u64;
@@ -62,6 +75,8 @@ impl PromptSupply {
 pub(super) struct PromptSource {
     pub supply: PromptSupply,
     pub office: TicketOffice,
+    /// Tickets of the checkpoint that the run goes on from, last first: open, and to be issued again.
+    pub to_issue_again: Vec<Ticket>,
     /// Says that a ticket has come home.
     pub came_home: Receiver<()>,
     pub prompts: Outlet<Prompt>,
@@ -76,6 +91,8 @@ impl Worker for PromptSource {
 
     fn take(&mut self) -> Result<Step, RoleError> {
         if self.is_stopping {
+            let tickets = std::mem::take(&mut self.to_issue_again);
+            self.office.take_home(tickets, TicketOutcome::Dropped(DropReason::Shutdown))?;
             self.prompts.shut_down(&self.office)?;
             return Ok(Step::Finished);
         }
@@ -86,6 +103,17 @@ impl Worker for PromptSource {
         // Before the gate is looked at, so that a notice that comes after that is kept.
         while self.came_home.try_recv().is_ok() {}
         let mut n_issued = 0;
+        while !self.prompts.is_blocked()
+            && let Some(ticket) = self.to_issue_again.pop()
+        {
+            let tokens = self.supply.tokens_of(ticket.prompt_id);
+            let unknown =
+                || format!("the checkpoint has an open ticket of prompt {}, which is not there", ticket.prompt_id.0);
+            let tokens = tokens.ok_or_else(unknown)?.to_vec();
+            self.counters.count(1, tokens.len());
+            self.prompts.push(Prompt { ticket, tokens });
+            n_issued += 1;
+        }
         while !self.prompts.is_blocked() && self.office.may_issue() {
             let (prompt_id, sample_idx, tokens) = self.supply.next_prompt();
             let ticket = self.office.issue(prompt_id, sample_idx)?;
@@ -146,6 +174,18 @@ mod tests {
     fn the_order_is_a_function_of_the_seed() {
         assert_eq!(pass(&mut supply(3)), pass(&mut supply(3)));
         assert_ne!(pass(&mut supply(3)), pass(&mut supply(4)));
+    }
+
+    #[test]
+    fn a_supply_goes_on_anywhere() {
+        let mut straight = supply(3);
+        let prompts: Vec<_> = (0..35).map(|_| straight.next_prompt()).collect();
+        for n_taken in [0, 7, 10, 23, 30] {
+            let mut resumed = supply(3);
+            resumed.skip_to(n_taken);
+            assert_eq!(resumed.next_prompt(), prompts[n_taken as usize]);
+            assert_eq!(resumed.next_prompt(), prompts[n_taken as usize + 1]);
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The recorder: hands each update, with what it trained on, to whoever writes it down.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::UpdateMetrics;
-use collimate_protocol::{Experience, ExperienceBatch, Role, RoleError, RoleId};
+use collimate_protocol::records::{Checkpoint, UpdateMetrics};
+use collimate_protocol::{ExperienceBatch, Role, RoleError, RoleId};
 use crossbeam_channel::Select;
 
 use super::alarms::Alarms;
@@ -20,7 +21,15 @@ pub trait RunSink: Send {
     ///
     /// # Errors
     /// It could not be recorded. The run's listeners are warned the first time, and training goes on.
-    fn updated(&mut self, metrics: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError>;
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError>;
+
+    /// The run's whole state may be kept; whether it was. Called after the update that it is of.
+    ///
+    /// # Errors
+    /// It could not be kept. The run's listeners are warned, and training goes on.
+    fn checkpoint(&mut self, _checkpoint: &Checkpoint) -> Result<bool, RoleError> {
+        Ok(false)
+    }
 }
 
 /// Records nothing.
@@ -28,28 +37,75 @@ pub trait RunSink: Send {
 pub struct NoSink;
 
 impl RunSink for NoSink {
-    fn updated(&mut self, _: &UpdateMetrics, _: &[Experience]) -> Result<(), RoleError> {
+    fn updated(&mut self, _: &TrainedUpdate) -> Result<(), RoleError> {
         Ok(())
     }
 }
 
-/// An update and what it trained on. Learner to recorder.
+/// An update and what it trained on.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct TrainedBatch {
+pub struct TrainedUpdate {
+    /// What came of it.
     pub metrics: UpdateMetrics,
+    /// What it trained on.
     pub batch: Arc<ExperienceBatch>,
+    /// Checksum of the weights after it.
+    pub checksum: u64,
+}
+
+/// Learner to recorder.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ToRecord {
+    Update(TrainedUpdate),
+    Checkpoint(Checkpoint),
 }
 
 /// The worker around a [`RunSink`].
 pub(super) struct Recorder {
     pub sink: Box<dyn RunSink>,
-    pub trained: Inlet<TrainedBatch>,
-    pub in_hand: Option<TrainedBatch>,
+    pub trained: Inlet<ToRecord>,
+    pub in_hand: Option<ToRecord>,
     pub state: Arc<FlowState>,
     pub alarms: Alarms,
     pub events: Vec<RunEvent>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
+}
+
+impl Recorder {
+    fn record(&mut self, update: TrainedUpdate) {
+        // A sink that panics has not recorded the update: no reason to stop either.
+        let recorded = uncaught(|| self.sink.updated(&update));
+        let recorded = recorded.map_err(RoleError::from).and_then(|recorded| recorded);
+        let metrics = update.metrics;
+        if let Err(error) = recorded
+            && self.state.count_sink_failure() == 1
+        {
+            self.warn(format!("{} could not be recorded, training goes on: {error}", metrics.version));
+        }
+        self.alarms.of(&metrics).into_iter().for_each(|message| self.warn(message));
+        self.counters.count(1, 0);
+        self.events.push(RunEvent::Updated(Box::new(metrics)));
+    }
+
+    fn keep(&mut self, checkpoint: &Checkpoint) {
+        let version = checkpoint.version;
+        let kept = uncaught(|| self.sink.checkpoint(checkpoint));
+        match kept.map_err(RoleError::from).and_then(|kept| kept) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.state.checkpoint_version.store(version.0, Ordering::Relaxed);
+                self.events.push(RunEvent::Checkpointed { version });
+            }
+            Err(error) => {
+                self.warn(format!("the checkpoint of {version} could not be kept, training goes on: {error}"))
+            }
+        }
+    }
+
+    fn warn(&mut self, message: String) {
+        self.events.push(RunEvent::Warning { role: RoleId::only(Role::Recorder), message });
+    }
 }
 
 impl Worker for Recorder {
@@ -71,21 +127,11 @@ impl Worker for Recorder {
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
-        let Some(TrainedBatch { metrics, batch }) = self.in_hand.take() else { return Ok(()) };
-        // A sink that panics has not recorded the update: no reason to stop either.
-        let recorded = uncaught(|| self.sink.updated(&metrics, &batch.experiences));
-        let recorded = recorded.map_err(RoleError::from).and_then(|recorded| recorded);
-        if let Err(error) = recorded
-            && self.state.count_sink_failure() == 1
-        {
-            let message = format!("{} could not be recorded, training goes on: {error}", metrics.version);
-            self.events.push(RunEvent::Warning { role: self.role(), message });
+        match self.in_hand.take() {
+            None => {}
+            Some(ToRecord::Update(update)) => self.record(update),
+            Some(ToRecord::Checkpoint(checkpoint)) => self.keep(&checkpoint),
         }
-        for message in self.alarms.of(&metrics) {
-            self.events.push(RunEvent::Warning { role: self.role(), message });
-        }
-        self.counters.count(1, 0);
-        self.events.push(RunEvent::Updated(Box::new(metrics)));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use collimate_protocol::messages::{RoleCommand, RoleReport};
+use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{
     Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler, Trainer,
 };
@@ -16,14 +17,14 @@ use crossbeam_channel::{Sender, never, unbounded};
 use super::alarms::Alarms;
 use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
-use super::counters::{FlowMeter, FlowState, RoleCounters};
+use super::counters::{FlowMeter, FlowState, NO_CHECKPOINT, RoleCounters};
 use super::driver::{Seat, run_in_turn};
 use super::error::RunError;
 use super::experience_buffer::{BatchFiller, ExperienceBuffer};
 use super::generator::{Generator, GeneratorParts};
 use super::hop::hop;
 use super::latest::Latest;
-use super::learner::{Learner, PretrainStock, TrainerSlot};
+use super::learner::{Learner, Past, PretrainStock, TrainerSlot};
 use super::ledger::TicketOffice;
 use super::pretrain_mixer::PretrainMixer;
 use super::prompt_source::{PromptSource, PromptSupply};
@@ -52,6 +53,8 @@ pub struct PpoFlow<W, T> {
     pub pretrain: Option<Factory<dyn PretrainSource>>,
     /// Policy and value model in training, as they start; handed back in the outcome.
     pub trainer: Factory<T>,
+    /// What the run goes on from; `None` to start anew. It must be of a flow with the same parts and settings.
+    pub resume: Option<Checkpoint>,
     /// What writes updates down.
     pub sink: Box<dyn RunSink>,
 }
@@ -107,8 +110,18 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
     /// A setting or a part makes no sense. Nothing has run.
     pub fn wire(self, config: &FlowConfig) -> Result<Graph<W, T>, RunError> {
         config.validate()?;
-        let Self { prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, sink } =
-            self;
+        let Self {
+            prompts,
+            samplers,
+            references,
+            rewards,
+            detokenizer,
+            experience_maker,
+            pretrain,
+            trainer,
+            resume,
+            sink,
+        } = self;
         for (name, n) in [
             ("generator", samplers.len()),
             ("slot in a generator", samplers.iter().map(|sampler| sampler.n_slots).min().unwrap_or_default()),
@@ -127,9 +140,25 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         };
         let learner_id = RoleId::only(Role::Learner);
         let mut trainer = Compute::new(learner_id, trainer, place(Role::Learner));
-        let (n_pretrain, first) = trainer
-            .call(|trainer| Ok((trainer.pretrain_batches_per_update(), trainer.snapshot()?)))
+        let state = resume.as_ref().map(|checkpoint| checkpoint.trainer.clone());
+        let past = Past { state: state.clone(), updates: Vec::new() };
+        let (n_pretrain, first, checksum) = trainer
+            .call(move |trainer| {
+                state.map_or(Ok(()), |state| trainer.restore(&state))?;
+                Ok((trainer.pretrain_batches_per_update(), trainer.snapshot()?, trainer.checksum()?))
+            })
             .map_err(|error| RunError::Config(format!("the trainer: {error}")))?;
+        if let Some(checkpoint) = &resume
+            && (checkpoint.version, checkpoint.checksum) != (first.version, checksum)
+        {
+            return Err(RunError::Config(format!(
+                "the checkpoint is of {} and weights {:016x}, but the trainer came to {} and {checksum:016x} from it",
+                checkpoint.version, checkpoint.checksum, first.version
+            )));
+        }
+        let maker_state: Option<Arc<[u8]>> =
+            resume.as_ref().and_then(|checkpoint| checkpoint.experience_maker.as_deref()).map(Arc::from);
+        let ledger = resume.map(|checkpoint| checkpoint.ledger);
         let pretrain = match pretrain {
             Some(source) if n_pretrain > 0 => Some(source),
             None if n_pretrain > 0 => {
@@ -142,7 +171,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         let version = first.version;
         let latest = Latest::new(first);
         let trainer_slot: TrainerSlot<T> = Arc::new(Mutex::new(None));
-        let (office, came_home) = TicketOffice::open(config);
+        let (office, came_home) = TicketOffice::open(config, ledger.as_ref());
 
         let capacities = &config.capacities;
         let (prompts_out, prompts_in) = hop(capacities.prompts);
@@ -189,6 +218,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             started,
             version: AtomicU64::new(version.0),
             n_sink_failures: AtomicU64::new(0),
+            checkpoint_version: AtomicU64::new(ledger.as_ref().map_or(NO_CHECKPOINT, |_| version.0)),
         });
 
         let recorder = Recorder {
@@ -214,11 +244,14 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                 stock: Vec::new(),
             }),
             in_hand: None,
-            done: Vec::new(),
+            past,
             is_anew: false,
+            checksum,
+            maker_state: maker_state.clone(),
             trained: trained_out,
             state: state.clone(),
-            mode: config.mode,
+            config: config.clone(),
+            has_handed_back: false,
             meter: FlowMeter::new(state.clone()),
             counters: learner_counters,
             is_stopping: false,
@@ -227,6 +260,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             source: Compute::new(RoleId::only(Role::PretrainMixer), source, place(Role::PretrainMixer)),
             next_idx: version.0 * n_pretrain as u64,
             n_batches: config.n_updates * n_pretrain as u64,
+            office: office.clone(),
             batches: pretrain_out,
             counters,
             is_stopping: false,
@@ -238,6 +272,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             office: office.clone(),
             scored: scored_in,
             full: None,
+            maker_state,
+            is_anew: true,
             batches: batches_out,
             counters: buffer_counters,
             is_stopping: false,
@@ -287,9 +323,17 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                 counters,
             })
         });
+        let mut supply = prompts;
+        let mut to_issue_again = Vec::new();
+        if let Some(ledger) = ledger {
+            supply.skip_to(ledger.counts.issued);
+            to_issue_again = ledger.open;
+            to_issue_again.reverse();
+        }
         let source = PromptSource {
-            supply: prompts,
+            supply,
             office: office.clone(),
+            to_issue_again,
             came_home,
             prompts: prompts_out,
             counters: source_counters,
@@ -410,7 +454,7 @@ impl<W, T> Remains<W, T> {
         Ok(FlowOutcome {
             version: self.state.version(),
             tickets: self.state.office.counts(),
-            stopped: !self.state.office.is_complete(),
+            stopped: self.state.office.is_cut_short(),
             n_sink_failures: self.state.n_sink_failures.load(std::sync::atomic::Ordering::Relaxed),
             elapsed_s: self.state.started.elapsed().as_secs_f64(),
             snapshot: self.latest.newest(),

@@ -8,12 +8,13 @@ use collimate_protocol::roles::{Detokenizer, RewardFunction, RewardRequest};
 use collimate_protocol::{Experience, PolicyVersion, RoleError};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::console::{Console, ConsoleEvent};
 use super::tensorboard::EventWriter;
 use super::update_line::update_line;
 use super::{gauges, numbers};
-use crate::flow::RunSink;
+use crate::flow::{RunSink, TrainedUpdate};
 use crate::rundir::samples::record_of;
 use crate::rundir::{JsonlWriter, RolloutWriter, RunDirError, StageDir};
 
@@ -54,19 +55,30 @@ pub struct PpoRecorderParts {
     pub detokenizer: Arc<dyn Detokenizer>,
     /// Judges each batch, for the curves alone.
     pub gold: Option<Box<dyn RewardFunction>>,
+    /// Updates that are done and recorded already.
+    pub version: PolicyVersion,
 }
 
 impl PpoRecorder {
-    /// Starts the stage's files.
-    pub fn create(dir: &StageDir, console: &Console, parts: PpoRecorderParts) -> Result<Self, RunDirError> {
-        let PpoRecorderParts { n_updates, n_rollouts_recorded, detokenizer, gold } = parts;
+    /// Starts the stage's files, or goes on with them. What an earlier attempt recorded beyond the version that it goes
+    /// on from is dropped: those updates are done again.
+    pub fn open(dir: &StageDir, console: &Console, parts: PpoRecorderParts) -> Result<Self, RunDirError> {
+        let PpoRecorderParts { n_updates, n_rollouts_recorded, detokenizer, gold, version } = parts;
+        let is_done = |record: &Value| record["version"].as_u64().is_some_and(|done| done <= version.0);
+        let mut tensorboard = EventWriter::create(&dir.tensorboard())?;
+        if version > PolicyVersion(0) {
+            tensorboard.forget_from(version.next().0)?;
+        }
         let files = Files {
-            metrics: JsonlWriter::create(&dir.metrics())?,
-            rollouts: RolloutWriter::create(&dir.rollouts(), detokenizer.clone(), n_rollouts_recorded)?,
-            tensorboard: EventWriter::create(&dir.tensorboard())?,
+            metrics: JsonlWriter::resume(&dir.metrics(), is_done)?,
+            rollouts: RolloutWriter::open(&dir.rollouts(), version, detokenizer.clone(), n_rollouts_recorded)?,
+            tensorboard,
             failed: false,
         };
-        Ok(Self { console: console.clone(), bar: console.bar("ppo", n_updates), n_updates, detokenizer, gold, files })
+        let bar = console.bar("ppo", n_updates);
+        bar.set_position(version.0);
+        bar.reset_eta();
+        Ok(Self { console: console.clone(), bar, n_updates, detokenizer, gold, files })
     }
 
     /// Records one update. Files that can't be written any more are told of once; only a failing gold scorer or
@@ -105,8 +117,8 @@ impl PpoRecorder {
 }
 
 impl RunSink for PpoRecorder {
-    fn updated(&mut self, metrics: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {
-        self.record(metrics, trained)
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
+        self.record(&update.metrics, &update.batch.experiences)
     }
 }
 
@@ -178,13 +190,14 @@ mod tests {
             n_rollouts_recorded: 1,
             detokenizer: Arc::new(Digits),
             gold: Some(Box::new(LastToken)),
+            version: PolicyVersion(0),
         };
-        let mut recorder = PpoRecorder::create(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
+        let mut recorder = PpoRecorder::open(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
         let mut update = UpdateMetrics { version: PolicyVersion(1), ..UpdateMetrics::default() };
         update.train.policy_loss = f64::NAN;
         recorder.record(&update, &[experience(0, 0.5), experience(1, 1.5)]).unwrap();
 
-        let lines: Vec<serde_json::Value> = read_jsonl(&stage.metrics()).unwrap();
+        let lines: Vec<Value> = read_jsonl(&stage.metrics()).unwrap();
         assert_eq!((&lines[0]["version"], &lines[0]["gold"]), (&1.into(), &2.0.into()));
         assert!(lines[0]["train"]["policy_loss"].is_null());
         let rollouts: Vec<RolloutRecord> = read_jsonl(&stage.rollouts()).unwrap();

@@ -33,6 +33,12 @@ impl EventWriter {
         Ok(writer)
     }
 
+    /// Makes readers forget what earlier files of the folder have at this step or later: it comes again.
+    pub fn forget_from(&mut self, step: u64) -> Result<(), RunDirError> {
+        let what = Some(event::What::SessionLog(SessionLog { status: SESSION_START }));
+        self.append(&Event { wall_time: wall_time(), step: step as i64, what })
+    }
+
     /// Adds numbers at a step. Not-finite ones too: TensorBoard shows where they were.
     pub fn scalars<'a>(
         &mut self,
@@ -94,6 +100,9 @@ fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+/// `SessionLog.SessionStatus.START`.
+const SESSION_START: i32 = 1;
+
 /// `DataType.DT_STRING`.
 const DT_STRING: i32 = 7;
 
@@ -103,7 +112,7 @@ struct Event {
     wall_time: f64,
     #[prost(int64, tag = "2")]
     step: i64,
-    #[prost(oneof = "event::What", tags = "3, 5")]
+    #[prost(oneof = "event::What", tags = "3, 5, 7")]
     what: Option<event::What>,
 }
 
@@ -114,7 +123,15 @@ mod event {
         FileVersion(String),
         #[prost(message, tag = "5")]
         Summary(super::Summary),
+        #[prost(message, tag = "7")]
+        SessionLog(super::SessionLog),
     }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::RunDirError;
+use super::{RunDirError, atomic};
 
 /// Writes records, each on its line. A line that has been written outlives the process.
 #[derive(Debug)]
@@ -22,6 +23,27 @@ impl<T: Serialize> JsonlWriter<T> {
     /// Starts the file anew.
     pub fn create(path: &Path) -> Result<Self, RunDirError> {
         let file = File::create(path).map_err(RunDirError::io(path))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
+    }
+
+    /// Goes on with a file, after those of its lines that `keep` wants. A line without an end is not kept: it was being
+    /// written when the process died.
+    pub fn resume(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<Self, RunDirError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(RunDirError::io(path)(error)),
+        };
+        let mut kept = String::with_capacity(text.len());
+        for (idx, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
+            let record = serde_json::from_str(line)
+                .map_err(|error| RunDirError::bad(path, format!("line {}: {error}", idx + 1)))?;
+            if keep(&record) {
+                kept.push_str(line);
+            }
+        }
+        atomic::write(path, kept.as_bytes())?;
+        let file = File::options().append(true).open(path).map_err(RunDirError::io(path))?;
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
     }
 
@@ -66,6 +88,20 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RunDirErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_goes_on_after_the_lines_that_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, "{\"version\":1}\n{\"version\":2,\"x\":null}\n{\"version\":3}\n{\"vers").unwrap();
+        let keep = |record: &Value| record["version"].as_u64().is_some_and(|version| version <= 2);
+        let mut writer = JsonlWriter::<Value>::resume(&path, keep).unwrap();
+        writer.write(&serde_json::json!({"version": 3, "again": true})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"version\":1}\n{\"version\":2,\"x\":null}\n{\"again\":true,\"version\":3}\n");
+        // Nothing there yet is as good as an empty file.
+        JsonlWriter::<Value>::resume(&dir.path().join("none.jsonl"), keep).unwrap();
+    }
 
     #[test]
     fn records_come_back_and_each_is_there_once_written() {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::{RunDirError, StageMarker, atomic};
+use super::{Checkpoints, RunDirError, StageMarker, atomic};
 use crate::config::{self, ConfigError, KeyDiff};
 
 /// A stage of the recipe, in the order in which they build on one another.
@@ -39,9 +39,10 @@ impl Stage {
     }
 }
 
-/// Settings that change how fast a run goes or what is shown of it, but not what it comes to. They may differ when a
-/// run is continued.
-pub const EXEMPT_KEYS: [&str; 1] = ["ppo.n_rollouts_recorded"];
+/// Settings that change how fast a run goes, what is shown of it or how it is kept, but not what it comes to. They, and
+/// what stands below them, may differ when a run is continued.
+pub const EXEMPT_KEYS: [&str; 5] =
+    ["ppo.n_rollouts_recorded", "ppo.threads", "ppo.restarts", "ppo.checkpoints.n_kept", "ppo.on_stop"];
 
 const LOCK_NAME: &str = ".lock";
 
@@ -49,6 +50,7 @@ const LOCK_NAME: &str = ".lock";
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
+    changed: Vec<String>,
     /// The lock goes with the file handle, also when the process is killed.
     _lock: Option<File>,
 }
@@ -59,7 +61,7 @@ impl RunDir {
     pub fn open<C: Serialize>(root: &Path, config: &C) -> Result<Self, RunDirError> {
         std::fs::create_dir_all(root).map_err(RunDirError::io(root))?;
         let lock = lock(root)?;
-        let run = Self { root: root.to_owned(), _lock: Some(lock) };
+        let mut run = Self { root: root.to_owned(), changed: Vec::new(), _lock: Some(lock) };
 
         let path = run.config();
         let text = toml::to_string(config).map_err(|error| RunDirError::bad(&path, error.to_string()))?;
@@ -70,8 +72,11 @@ impl RunDir {
                 bad => RunDirError::bad(&path, bad.to_string()),
             })?;
             let differences = config::differences(&there, &now);
-            let differences: Vec<String> =
-                differences.iter().filter(|diff| counts(diff)).map(KeyDiff::to_string).collect();
+            let (differences, harmless): (Vec<&KeyDiff>, Vec<&KeyDiff>) =
+                differences.iter().partition(|difference| counts(difference));
+            let in_words = |differences: Vec<&KeyDiff>| differences.into_iter().map(KeyDiff::to_string).collect();
+            let differences: Vec<String> = in_words(differences);
+            run.changed = in_words(harmless);
             if !differences.is_empty() && Stage::ALL.iter().any(|stage| run.stage(*stage).path.exists()) {
                 return Err(RunDirError::OtherConfig { path: root.to_owned(), differences });
             }
@@ -86,14 +91,31 @@ impl RunDir {
 
     /// Opens a directory that holds a run, to read it.
     pub fn existing(root: &Path) -> Result<Self, RunDirError> {
-        let run = Self { root: root.to_owned(), _lock: None };
+        let run = Self { root: root.to_owned(), changed: Vec::new(), _lock: None };
         std::fs::metadata(run.config()).map_err(RunDirError::io(&run.config()))?;
         Ok(run)
+    }
+
+    /// Whether a run has the directory open.
+    ///
+    /// # Errors
+    /// The lock can't be looked at.
+    pub fn is_in_use(&self) -> Result<bool, RunDirError> {
+        match lock(&self.root) {
+            Ok(_) => Ok(false),
+            Err(RunDirError::InUse { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Settings that differ from those that the directory was last opened with, and may: a line for each.
+    pub fn changed(&self) -> &[String] {
+        &self.changed
     }
 
     /// The resolved recipe.
@@ -116,10 +138,12 @@ impl RunDir {
         StageDir { path: self.root.join(stage.name()) }
     }
 
-    /// Starts a stage: its folder is there, and holds nothing of an earlier attempt that did not finish.
+    /// Starts a stage: its folder is there, and holds nothing of an earlier attempt that did not finish, unless that
+    /// left checkpoints to go on from.
     pub fn begin(&self, stage: Stage) -> Result<StageDir, RunDirError> {
         let stage = self.stage(stage);
-        if stage.path.exists() {
+        let can_go_on = !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
+        if stage.path.exists() && !can_go_on {
             std::fs::remove_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
         }
         std::fs::create_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
@@ -133,7 +157,8 @@ impl RunDir {
 }
 
 fn counts(difference: &KeyDiff) -> bool {
-    !EXEMPT_KEYS.contains(&difference.key.as_str())
+    let is_below = |exempt: &str| difference.key.strip_prefix(exempt).is_some_and(|rest| rest.starts_with('.'));
+    !EXEMPT_KEYS.iter().any(|exempt| difference.key == *exempt || is_below(exempt))
 }
 
 fn holds_other_files(root: &Path) -> std::io::Result<bool> {
@@ -162,6 +187,11 @@ pub struct StageDir {
 }
 
 impl StageDir {
+    /// The stage whose folder this is.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -13,12 +13,14 @@
 //! DIR/ppo/rollouts.jsonl         samples with their scores
 //! DIR/ppo/checkpoints/           the run's whole state at some versions, newest last
 //! DIR/ppo/journal.bin            what it takes to run it again bit for bit
+//! DIR/ppo/status.json            the run as it was a moment ago
 //! ```
 //!
 //! - [`layout`]: opening a directory, and where everything lies.
 //! - [`stage_marker`]: the file `complete.json`.
 //! - [`jsonl`]: files of one JSON object a line.
 //! - [`samples`]: the file `rollouts.jsonl`.
+//! - [`status`]: the file `status.json`.
 //! - [`summary`]: the file `summary.json`, made from the markers.
 //! - [`checkpoints`]: the folder `checkpoints`. [`journal`]: the file `journal.bin`.
 //! - [`atomic`]: a file is whole or absent.
@@ -30,6 +32,7 @@ pub mod jsonl;
 pub mod layout;
 pub mod samples;
 pub mod stage_marker;
+pub mod status;
 pub mod summary;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +43,7 @@ pub use jsonl::{JsonlWriter, read_jsonl};
 pub use layout::{RunDir, Stage, StageDir};
 pub use samples::RolloutWriter;
 pub use stage_marker::StageMarker;
+pub use status::StatusFile;
 
 /// What goes wrong with a run directory.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use collimate_protocol::records::RolloutRecord;
 use collimate_protocol::roles::Detokenizer;
 use collimate_protocol::{Experience, PolicyVersion, RoleError};
+use serde_json::Value;
 
 use super::{JsonlWriter, RunDirError};
 
@@ -18,9 +19,15 @@ pub struct RolloutWriter {
 }
 
 impl RolloutWriter {
-    /// Starts the file anew.
-    pub fn create(path: &Path, detokenizer: Arc<dyn Detokenizer>, n_per_update: usize) -> Result<Self, RunDirError> {
-        Ok(Self { file: JsonlWriter::create(path)?, detokenizer, n_per_update })
+    /// Starts the file with what is there of the updates before `version`.
+    pub fn open(
+        path: &Path,
+        version: PolicyVersion,
+        detokenizer: Arc<dyn Detokenizer>,
+        n_per_update: usize,
+    ) -> Result<Self, RunDirError> {
+        let is_earlier = |record: &Value| record["version"].as_u64().is_some_and(|trained_at| trained_at < version.0);
+        Ok(Self { file: JsonlWriter::resume(path, is_earlier)?, detokenizer, n_per_update })
     }
 
     /// Adds the update that started from `version` and trained on these.
@@ -96,7 +103,7 @@ pub(crate) mod tests {
     fn the_first_rollouts_of_an_update_are_written_as_text() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rollouts.jsonl");
-        let mut writer = RolloutWriter::create(&path, Arc::new(Digits), 2).unwrap();
+        let mut writer = RolloutWriter::open(&path, PolicyVersion(0), Arc::new(Digits), 2).unwrap();
         writer.write(PolicyVersion(4), &[experience(7, 0.5), experience(8, 1.0), experience(9, 2.0)]).unwrap();
         let records: Vec<RolloutRecord> = read_jsonl(&path).unwrap();
         assert_eq!(records.len(), 2);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use collimate_models::arch::{HeadKind, Weights, save_model};
 use collimate_models::roles::PpoLearner;
+use collimate_protocol::PolicyVersion;
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::records::PpoSummary;
 use collimate_protocol::roles::{Detokenizer, RewardFunction};
@@ -13,10 +14,12 @@ use tokio::sync::broadcast::error::RecvError;
 use super::context::{StageContext, StageError};
 use super::evaluate::{Judge, side_by_side};
 use super::ppo_config::PpoStageConfig;
+use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
 use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
+use crate::rundir::{StageDir, StatusFile};
 
 /// Samples of both policies that the summary keeps.
 const N_SAMPLES: usize = 24;
@@ -27,9 +30,12 @@ pub struct SinkParts {
     pub detokenizer: Arc<dyn Detokenizer>,
     /// The gold scorer, where the run has one.
     pub gold: Option<Box<dyn RewardFunction>>,
+    /// Updates that an earlier attempt has done, and that were recorded: what comes next is the one after.
+    pub version: PolicyVersion,
 }
 
-/// Trains the policy from the SFT model in `sft`. `make_sink` makes what writes updates down.
+/// Trains the policy from the SFT model in `sft`. `make_sink` makes what writes updates down. Where an earlier attempt
+/// left a checkpoint in the stage's folder, it goes on from there.
 ///
 /// Blocks until the run has ended. The flow itself can be had from [`PpoParts`], to be started in a runtime of one's
 /// own.
@@ -61,10 +67,15 @@ pub fn run(
     let (before, before_samples) =
         judge.judge(&parts.sft.config, &parts.sft.weights, &context.stop, context.observer)?;
 
-    let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()? })?;
-    let flow = parts.flow(config, sink, context)?;
+    let dir = StageDir::at(&context.out_dir);
+    let Earlier { checkpoint, notes } = earlier(&dir)?;
+    notes.iter().for_each(|note| context.observer.note(note));
+    let version = checkpoint.as_ref().map(|checkpoint| checkpoint.version).unwrap_or_default();
+    let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()?, version })?;
+    let sink = Keeper::open(&dir, sink, checkpoint.as_ref(), config.flow.checkpoints.n_kept)?;
+    let flow = parts.flow(config, Box::new(sink), checkpoint, context)?;
     context.observer.note(&config.flow.staleness_bound().to_string());
-    let outcome = run_flow(flow, &config.flow, context)?;
+    let outcome = run_flow(flow, &config.flow, &dir, context)?;
     let weights = match outcome.trainer.ema_weights()? {
         Some(averaged) => averaged,
         None => (*outcome.snapshot.policy).clone(),
@@ -73,7 +84,7 @@ pub fn run(
     parts.tokenizer.save(&context.model_dir())?;
     if outcome.stopped {
         context.observer.note(&format!(
-            "stopped at {} of {} updates; the policy as it is lies in {}",
+            "stopped at {} of {} updates; the policy as it is lies in {}, and the same command goes on from here",
             outcome.version.0,
             config.flow.n_updates,
             context.model_dir().display()
@@ -98,6 +109,7 @@ pub fn run(
 fn run_flow(
     flow: StageFlow,
     config: &FlowConfig,
+    dir: &StageDir,
     context: &mut StageContext<'_>,
 ) -> Result<FlowOutcome<Weights, PpoLearner>, StageError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,6 +123,7 @@ fn run_flow(
         let (control, mut events, mut status) = (handle.control(), handle.events(), handle.status());
         let mut stop = context.stop.clone();
         let mut is_stopping = false;
+        let mut status_file = StatusFile::new(&dir.status());
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -122,7 +135,11 @@ fn run_flow(
                     Err(RecvError::Closed) => break,
                 },
                 changed = status.changed() => match changed {
-                    Ok(()) => gauges::show_status(&status.borrow_and_update()),
+                    Ok(()) => {
+                        let status = status.borrow_and_update();
+                        gauges::show_status(&status);
+                        status_file.show(&status);
+                    }
                     Err(_) => break,
                 },
                 () = stop.stopped(), if !is_stopping => {

@@ -14,6 +14,7 @@ use collimate_models::roles::{
     FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
 };
 use collimate_models::train::LmExample;
+use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use super::context::{StageContext, StageError};
@@ -135,11 +136,12 @@ impl PpoParts {
         make_reward(config, self.reward_model.as_ref(), &self.devices.reward_model)
     }
 
-    /// Joins the roles. Each is made when it is first needed, and again after a failure.
+    /// Joins the roles, to go on from a checkpoint or to start anew. Each is made when it is first needed, and again after a failure.
     pub fn flow(
         &self,
         config: &PpoStageConfig,
         sink: Box<dyn RunSink>,
+        resume: Option<Checkpoint>,
         context: &StageContext<'_>,
     ) -> Result<StageFlow, StageError> {
         let PpoStageConfig { stage, flow, objective } = config;
@@ -217,6 +219,7 @@ impl PpoParts {
             experience_maker,
             pretrain,
             trainer,
+            resume,
             sink,
         })
     }

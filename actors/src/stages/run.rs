@@ -100,21 +100,17 @@ impl Runner<'_> {
             }
             Stage::Sft => {
                 let Some(config) = &recipe.sft else { return Ok(()) };
-                let base = self.input(config.base.as_deref(), "sft.base", Stage::Pretrain).map_err(at)?;
+                let base = input(recipe, self.dir, config.base.as_deref(), "sft.base", Stage::Pretrain).map_err(at)?;
                 self.complete(stage, config, |context, _| sft::run(config, &base, corpus, context))
             }
             Stage::Reward => {
                 let Some(config) = &recipe.reward else { return Ok(()) };
-                let sft = self.input(config.sft.as_deref(), "reward.sft", Stage::Sft).map_err(at)?;
+                let sft = input(recipe, self.dir, config.sft.as_deref(), "reward.sft", Stage::Sft).map_err(at)?;
                 self.complete(stage, config, |context, _| reward::run(config, &sft, corpus, context))
             }
             Stage::Ppo => {
                 let Some(config) = &recipe.ppo else { return Ok(()) };
-                let sft = self.input(config.stage.sft.as_deref(), "ppo.sft", Stage::Sft).map_err(at)?;
-                let reward_model = match (&config.stage.reward_model, &recipe.reward) {
-                    (None, None) => None,
-                    (named, _) => Some(self.input(named.as_deref(), "ppo.reward_model", Stage::Reward).map_err(at)?),
-                };
+                let (sft, reward_model) = input_models(recipe, self.dir).map_err(at)?;
                 self.complete(stage, config, |context, folder| {
                     ppo::run(config, &sft, reward_model.as_deref(), corpus, context, |parts| {
                         let parts = PpoRecorderParts {
@@ -122,33 +118,13 @@ impl Runner<'_> {
                             n_rollouts_recorded: config.stage.n_rollouts_recorded,
                             detokenizer: parts.detokenizer,
                             gold: parts.gold,
+                            version: parts.version,
                         };
-                        Ok(Box::new(PpoRecorder::create(folder, self.console, parts)?))
+                        Ok(Box::new(PpoRecorder::open(folder, self.console, parts)?))
                     })
                 })
             }
         }
-    }
-
-    /// The model that a stage starts from: the one named, or what the stage before has written.
-    fn input(&self, named: Option<&Path>, key: &str, before: Stage) -> Result<PathBuf, StageError> {
-        if let Some(path) = named {
-            return Ok(path.to_owned());
-        }
-        let name = before.name();
-        if !lists(self.recipe, before) {
-            return Err(StageError::Setting(format!(
-                "`{key}` is missing, and the recipe has no [{name}] stage that would make it"
-            )));
-        }
-        let folder = self.dir.stage(before);
-        if !folder.marker().exists() {
-            return Err(StageError::Setting(format!(
-                "{} is not complete: run `collimate {name}` with this recipe first, or `collimate run`",
-                folder.path().display()
-            )));
-        }
-        Ok(folder.model())
     }
 
     /// Does a stage, unless it is complete already.
@@ -188,6 +164,40 @@ impl Runner<'_> {
         self.console.event(&ConsoleEvent::StageFinished { stage, summary: &marker.summary });
         Ok(())
     }
+}
+
+/// The models that PPO starts from: the SFT model, and the reward model where there is one.
+pub(super) fn input_models(recipe: &Recipe, dir: &RunDir) -> Result<(PathBuf, Option<PathBuf>), StageError> {
+    let Some(config) = &recipe.ppo else {
+        return Err(StageError::Setting("the recipe has no [ppo] table".into()));
+    };
+    let sft = input(recipe, dir, config.stage.sft.as_deref(), "ppo.sft", Stage::Sft)?;
+    let reward_model = match (&config.stage.reward_model, &recipe.reward) {
+        (None, None) => None,
+        (named, _) => Some(input(recipe, dir, named.as_deref(), "ppo.reward_model", Stage::Reward)?),
+    };
+    Ok((sft, reward_model))
+}
+
+/// The model that a stage starts from: the one named, or what the stage before has written.
+fn input(recipe: &Recipe, dir: &RunDir, named: Option<&Path>, key: &str, before: Stage) -> Result<PathBuf, StageError> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
+    }
+    let name = before.name();
+    if !lists(recipe, before) {
+        return Err(StageError::Setting(format!(
+            "`{key}` is missing, and the recipe has no [{name}] stage that would make it"
+        )));
+    }
+    let folder = dir.stage(before);
+    if !folder.marker().exists() {
+        return Err(StageError::Setting(format!(
+            "{} is not complete: run `collimate {name}` with this recipe first, or `collimate run`",
+            folder.path().display()
+        )));
+    }
+    Ok(folder.model())
 }
 
 fn json_of<T: Serialize>(value: &T, folder: &StageDir) -> Result<serde_json::Value, RunDirError> {

@@ -1,0 +1,75 @@
+//! Keeps what a run of PPO goes on from, and what it can be run again by: checkpoints and the journal.
+
+use collimate_protocol::RoleError;
+use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+
+use super::context::StageError;
+use crate::flow::{RunSink, TrainedUpdate};
+use crate::rundir::{Checkpoints, JournalWriter, StageDir};
+
+/// What an earlier attempt left.
+pub(super) struct Earlier {
+    /// What to go on from; `None` to start anew.
+    pub checkpoint: Option<Checkpoint>,
+    /// What a person should know of it.
+    pub notes: Vec<String>,
+}
+
+/// Looks for what an earlier attempt at the stage left in its folder.
+pub(super) fn earlier(dir: &StageDir) -> Result<Earlier, StageError> {
+    let checkpoints = Checkpoints::at(&dir.checkpoints());
+    let found = checkpoints.newest()?;
+    let mut notes: Vec<String> =
+        found.damaged.iter().map(|problem| format!("passed over a checkpoint: {problem}")).collect();
+    if let Some(checkpoint) = &found.checkpoint {
+        checkpoints.remove_after(checkpoint.version)?;
+        let n_open = checkpoint.ledger.open.len();
+        notes.push(format!("goes on from the checkpoint of {}; {n_open} tickets are issued again", checkpoint.version));
+    }
+    Ok(Earlier { checkpoint: found.checkpoint, notes })
+}
+
+/// A sink around another.
+pub(super) struct Keeper {
+    sink: Box<dyn RunSink>,
+    /// `None` once it could not be written: a journal with a gap is worth nothing.
+    journal: Option<JournalWriter>,
+    checkpoints: Checkpoints,
+    n_kept: usize,
+}
+
+impl Keeper {
+    /// Goes on, or begins, at the version of `checkpoint`.
+    pub fn open(
+        dir: &StageDir,
+        sink: Box<dyn RunSink>,
+        checkpoint: Option<&Checkpoint>,
+        n_kept: usize,
+    ) -> Result<Self, StageError> {
+        let version = checkpoint.map(|checkpoint| checkpoint.version).unwrap_or_default();
+        let journal = Some(JournalWriter::open(&dir.journal(), version)?);
+        Ok(Self { sink, journal, checkpoints: Checkpoints::at(&dir.checkpoints()), n_kept })
+    }
+}
+
+impl RunSink for Keeper {
+    fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
+        let tickets = update.metrics.flow.tickets.clone();
+        let record = JournaledUpdate::of(&update.batch, tickets, update.checksum);
+        let journaled = self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&record));
+        if journaled.is_err() {
+            self.journal = None;
+        }
+        self.sink.updated(update)?;
+        journaled.map_err(|error| format!("the journal ends here, the run can't be replayed beyond: {error}").into())
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<bool, RoleError> {
+        if let Some(journal) = &self.journal {
+            journal.sync()?;
+        }
+        self.checkpoints.save(checkpoint, self.n_kept)?;
+        self.sink.checkpoint(checkpoint)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,98 @@
+//! `replay`: a run of PPO done again from its journal, on one thread, and compared with what it was.
+
+use std::time::Instant;
+
+use collimate_protocol::PolicyVersion;
+use serde::Serialize;
+
+use super::context::{StageContext, StageError, StageObserver, StopFlag};
+use super::ppo_parts::PpoParts;
+use super::recipe::Recipe;
+use super::run::input_models;
+use crate::device;
+use crate::flow::NoSink;
+use crate::flow::replay::Replay;
+use crate::rundir::{Checkpoints, Journal, RunDir, Stage};
+
+/// From where to where.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReplayRange {
+    /// The version of the checkpoint to start at; `None` for the beginning.
+    pub from: Option<PolicyVersion>,
+    /// The version to come to; `None` for the journal's end.
+    pub until: Option<PolicyVersion>,
+}
+
+/// What was done again and came out the same.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Replayed {
+    /// The version that it started at.
+    pub from: PolicyVersion,
+    /// The version that it came to.
+    pub until: PolicyVersion,
+    /// Rollouts sampled again.
+    pub n_rollouts: usize,
+    /// Bytes of an update that was being written when the run ended.
+    pub n_torn: u64,
+    /// Seconds.
+    pub elapsed_s: f64,
+}
+
+/// Replays the PPO stage of a run directory.
+///
+/// # Errors
+/// The first thing that comes out otherwise, or what is missing.
+pub fn run(
+    recipe: &Recipe,
+    dir: &RunDir,
+    range: ReplayRange,
+    observer: &mut dyn StageObserver,
+    stop: &StopFlag,
+) -> Result<Replayed, StageError> {
+    let started = Instant::now();
+    let Some(config) = &recipe.ppo else {
+        return Err(StageError::Setting("the run's recipe has no [ppo] table".into()));
+    };
+    let folder = dir.stage(Stage::Ppo);
+    let journal = Journal::read(&folder.journal())?;
+    let checkpoint = match range.from {
+        Some(version) => Some(Checkpoints::at(&folder.checkpoints()).load(version)?),
+        None => None,
+    };
+    let (sft, reward_model) = input_models(recipe, dir)?;
+    let context = StageContext {
+        seed: recipe.seed,
+        device: device::open(&recipe.device.0)?,
+        out_dir: folder.path().to_owned(),
+        stop: stop.clone(),
+        observer,
+        started,
+    };
+    let parts = PpoParts::load(config, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &context)?;
+    let flow = parts.flow(config, Box::new(NoSink), checkpoint, &context)?;
+    let mut replay = Replay::new(flow, &config.flow)?;
+    if config.stage.process.is_some() {
+        context.observer.note("scores are taken from the journal: they came from a process");
+        replay = replay.believing_scores();
+    }
+
+    let from = replay.version();
+    let is_wanted = |version: PolicyVersion| version >= from && range.until.is_none_or(|until| version < until);
+    let updates: Vec<_> = journal.updates.iter().filter(|update| is_wanted(update.version)).collect();
+    let mut replayed = Replayed { from, until: from, n_rollouts: 0, n_torn: journal.n_torn, elapsed_s: 0.0 };
+    context.observer.phase("replay", updates.len() as u64);
+    for (idx, update) in updates.iter().enumerate() {
+        if stop.is_stopped() {
+            return Err(StageError::Stopped);
+        }
+        replay.update(update).map_err(|error| StageError::Setting(error.to_string()))?;
+        replayed.n_rollouts += update.rollouts.len();
+        replayed.until = replay.version();
+        context.observer.step(idx as u64 + 1, &[]);
+    }
+    if let Some(until) = range.until.filter(|until| *until > replayed.until) {
+        return Err(StageError::Setting(format!("the journal ends at {}, before {until}", replayed.until)));
+    }
+    replayed.elapsed_s = started.elapsed().as_secs_f64();
+    Ok(replayed)
+}
