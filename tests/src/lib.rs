@@ -6,6 +6,7 @@
 //! - [`laws`]: what every run must satisfy.
 //! - [`scenario`]: a flow of fakes, described in numbers.
 //! - [`run`]: runs it.
+//! - [`tiny`]: real models small enough to train in milliseconds.
 //! - [`command_line`]: a folder in which the binary can be run.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
@@ -16,4 +17,5 @@ pub mod laws;
 pub mod run;
 pub mod sabotage;
 pub mod scenario;
+pub mod tiny;
 pub mod wrap;

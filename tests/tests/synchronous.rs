@@ -1,144 +1,17 @@
 //! PPO-ptx on the flow against PPO-ptx as a plain loop, with real models small enough to train in milliseconds.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{
-    Factory, FlowConfig, FlowMode, FlowOutcome, PpoFlow, PromptSupply, RunSink, SamplerFactory, TrainedUpdate,
-};
-use collimate_models::arch::{HeadKind, ModelConfig, Weights};
-use collimate_models::data::windows::PretrainWindows;
-use collimate_models::generate::SamplingParams;
-use collimate_models::roles::{
-    FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
-};
-use collimate_models::train::PpoConfig;
-use collimate_models::{Device, rng};
+use collimate::flow::{FlowConfig, FlowMode, FlowOutcome, RunSink, TrainedUpdate};
+use collimate_models::arch::Weights;
+use collimate_models::roles::PpoLearner;
 use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::roles::{
     ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
 };
 use collimate_protocol::{Prompt, RoleError, ScoredRollout, Snapshot, Ticket, TicketId};
-use collimate_tests::fakes::{FakeDetokenizer, hash};
-use serde_json::{Value, json};
-
-const VOCAB_SIZE: u32 = 24;
-const N_UPDATES: u64 = 3;
-const BATCH_SIZE: usize = 6;
-const SEED: u64 = 9;
-
-/// All models of a run, of one shape.
-struct Models {
-    config: Arc<ModelConfig>,
-    sft: Weights,
-    reward: Weights,
-}
-
-impl Models {
-    fn new(config: Value) -> Self {
-        let config = Arc::new(ModelConfig::from_hf(Path::new("config.json"), config).unwrap());
-        let weights = |head, purpose| {
-            Weights::initialise(&config, head, &mut rng::for_purpose(SEED, purpose), &Device::Cpu).unwrap()
-        };
-        let (sft, reward) = (weights(HeadKind::Language, "sft"), weights(HeadKind::Scalar, "reward"));
-        Self { config, sft, reward }
-    }
-
-    /// Each architecture once.
-    fn each() -> [Self; 2] {
-        let gpt2 = json!({
-            "model_type": "gpt2", "vocab_size": VOCAB_SIZE, "n_embd": 16, "n_head": 2, "n_layer": 2,
-            "n_positions": 32, "eos_token_id": 0, "initializer_range": 0.2,
-        });
-        let llama = json!({
-            "model_type": "llama", "vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24,
-            "max_position_embeddings": 32, "eos_token_id": 0, "initializer_range": 0.2,
-        });
-        [Self::new(gpt2), Self::new(llama)]
-    }
-
-    fn sampler(&self, n_slots: usize) -> PolicySampler {
-        let params = SamplingParams { max_new_tokens: 10, ..SamplingParams::default() };
-        PolicySampler::new(self.config.clone(), n_slots, params, SEED).unwrap()
-    }
-
-    fn reference(&self) -> FrozenReference {
-        FrozenReference::new(&self.config, &self.sft, 1.0).unwrap()
-    }
-
-    fn scorer(&self) -> RewardModelScorer {
-        RewardModelScorer::new(&self.config, &self.reward).unwrap()
-    }
-
-    fn experience_maker(&self) -> PpoExperienceMaker {
-        PpoExperienceMaker::new(&objective(), &self.config, &Device::Cpu).unwrap()
-    }
-
-    fn learner(&self) -> PpoLearner {
-        PpoLearner::new(PpoStart {
-            config: &objective(),
-            seed: SEED,
-            batch_size: BATCH_SIZE,
-            n_updates: N_UPDATES,
-            policy_config: &self.config,
-            policy: &self.sft,
-            value_config: &self.config,
-            value: &self.reward,
-            device: &Device::Cpu,
-        })
-        .unwrap()
-    }
-
-    fn flow(&self, n_generators: usize, sink: Box<dyn RunSink>) -> PpoFlow<Weights, PpoLearner> {
-        // Fewer slots than a batch has rollouts, so that batches of rows change from step to step.
-        let sampler =
-            |idx| SamplerFactory { factory: Factory::once(Box::new(self.sampler(2 + idx))), n_slots: 2 + idx };
-        PpoFlow {
-            prompts: prompts(),
-            samplers: (0..n_generators).map(sampler).collect(),
-            references: vec![Factory::once(Box::new(self.reference()))],
-            rewards: vec![Factory::once(Box::new(self.scorer()))],
-            detokenizer: Arc::new(FakeDetokenizer),
-            experience_maker: Factory::once(Box::new(self.experience_maker())),
-            pretrain: Some(Factory::once(Box::new(text()))),
-            trainer: Factory::once(Box::new(self.learner())),
-            resume: None,
-            sink,
-        }
-    }
-}
-
-fn objective() -> PpoConfig {
-    PpoConfig {
-        kl_coef: 0.05,
-        ptx_coef: 0.5,
-        ptx_examples_per_episode: 1.0,
-        n_epochs: 2,
-        minibatch_size: 4,
-        microbatch_tokens: 40,
-        lr: 1e-2,
-        value_lr: 1e-2,
-        warmup_updates: 1,
-        ema_decay: 0.9,
-        ..PpoConfig::default()
-    }
-}
-
-fn prompts() -> PromptSupply {
-    let prompt = |idx: u64| (0..1 + idx % 4).map(|place| token(&[1, idx, place])).collect();
-    PromptSupply::new((0..8).map(prompt).collect(), SEED).unwrap()
-}
-
-fn text() -> PretrainWindows {
-    let stream: Vec<u32> = (0..200).map(|place| token(&[2, place])).collect();
-    PretrainWindows::new(stream, 9, 4, SEED).unwrap()
-}
-
-/// A token that does not end a response.
-fn token(of: &[u64]) -> u32 {
-    1 + (hash(of) % u64::from(VOCAB_SIZE - 1)) as u32
-}
+use collimate_tests::fakes::FakeDetokenizer;
+use collimate_tests::tiny::{BATCH_SIZE, Models, N_UPDATES, prompts, text};
 
 /// Rollout by rollout, batch by batch: PPO as one would write it down.
 fn plain_loop(models: &Models) -> PpoLearner {

@@ -143,7 +143,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.counters.count(1, batch_metrics.n_tokens);
         let flow = self.flow_metrics(ledger.counts.clone(), update_s, batch_metrics.n_tokens);
         let metrics = UpdateMetrics { version: self.version, batch: batch_metrics, train, flow };
-        self.trained.push(ToRecord::Update(TrainedUpdate { metrics, batch: input.batch.clone(), checksum }));
+        let update = TrainedUpdate { metrics, batch: input.batch.clone(), checksum };
+        self.trained.push(ToRecord::Update(Box::new(update)));
         (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
         match state {
             None => self.past.updates.push(input),

@@ -56,7 +56,7 @@ pub struct TrainedUpdate {
 /// Learner to recorder.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ToRecord {
-    Update(TrainedUpdate),
+    Update(Box<TrainedUpdate>),
     Checkpoint(Checkpoint),
 }
 
@@ -129,7 +129,7 @@ impl Worker for Recorder {
     fn work(&mut self) -> Result<(), RoleError> {
         match self.in_hand.take() {
             None => {}
-            Some(ToRecord::Update(update)) => self.record(update),
+            Some(ToRecord::Update(update)) => self.record(*update),
             Some(ToRecord::Checkpoint(checkpoint)) => self.keep(&checkpoint),
         }
         Ok(())

@@ -105,22 +105,25 @@ impl Checkpoints {
     pub fn save(&self, checkpoint: &Checkpoint, n_kept: usize) -> Result<(), RunDirError> {
         fs::create_dir_all(&self.dir).map_err(RunDirError::io(&self.dir))?;
         self.remove_unfinished()?;
-        let path = self.path(checkpoint.version);
-        if path.exists() {
-            if self.load(checkpoint.version).is_ok() {
-                return Ok(());
-            }
-            self.remove(checkpoint.version)?;
+        if self.load(checkpoint.version).is_err() {
+            self.write(checkpoint)?;
         }
-        let unfinished = self.unfinished(checkpoint.version);
-        write_folder(&unfinished, checkpoint)?;
-        fs::rename(&unfinished, &path).map_err(RunDirError::io(&path))?;
-        atomic::sync_parent(&path)?;
         let versions = self.versions()?;
         for version in versions.iter().take(versions.len().saturating_sub(n_kept.max(1))) {
             self.remove(*version)?;
         }
         Ok(())
+    }
+
+    /// Puts a checkpoint in the place of what is there of its version: nothing, or a damaged one.
+    fn write(&self, checkpoint: &Checkpoint) -> Result<(), RunDirError> {
+        let (path, unfinished) = (self.path(checkpoint.version), self.unfinished(checkpoint.version));
+        if path.exists() {
+            self.remove(checkpoint.version)?;
+        }
+        write_folder(&unfinished, checkpoint)?;
+        fs::rename(&unfinished, &path).map_err(RunDirError::io(&path))?;
+        atomic::sync_parent(&path)
     }
 
     /// Removes what is newer than a version: a run goes on from there, and comes to other ones.

@@ -45,6 +45,8 @@ pub const EXEMPT_KEYS: [&str; 5] =
     ["ppo.n_rollouts_recorded", "ppo.threads", "ppo.restarts", "ppo.checkpoints.n_kept", "ppo.on_stop"];
 
 const LOCK_NAME: &str = ".lock";
+/// The temporary name of `config.toml`; see [`atomic::write`].
+const UNFINISHED_CONFIG: &str = ".config.toml.tmp";
 
 /// A run directory. One opened by [`RunDir::open`] is locked against other runs until it is dropped.
 #[derive(Debug)]
@@ -163,7 +165,8 @@ fn counts(difference: &KeyDiff) -> bool {
 
 fn holds_other_files(root: &Path) -> std::io::Result<bool> {
     for entry in std::fs::read_dir(root)? {
-        if entry?.file_name() != LOCK_NAME {
+        // A run that was killed as it began may have left its lock, or a config that it was still writing.
+        if ![LOCK_NAME, UNFINISHED_CONFIG].contains(&&*entry?.file_name().to_string_lossy()) {
             return Ok(true);
         }
     }

@@ -33,10 +33,12 @@ fn update(models: &Models, learner: &mut PpoLearner) -> Result<TrainMetrics> {
     Ok(learner.update(&batch, &[text(), text()]).expect("an update"))
 }
 
-fn everything(learner: &PpoLearner) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>, u64)> {
+/// Every bit of policy, value model and average, and the checksum.
+fn everything(learner: &PpoLearner) -> Result<([Vec<u32>; 3], u64)> {
     let snapshot = learner.snapshot().expect("a snapshot");
     let average = learner.ema_weights()?.expect("an average");
-    Ok((bits(&snapshot.policy)?, bits(&snapshot.value)?, bits(&average)?, learner.checksum().expect("a checksum")))
+    let all = [bits(&snapshot.policy)?, bits(&snapshot.value)?, bits(&average)?];
+    Ok((all, learner.checksum().expect("a checksum")))
 }
 
 #[test]
