@@ -12,7 +12,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VARIANTS = {"PPO-ptx": [], "PPO": ["--set", "ppo.ptx_coef=0"]}
+# A checkpoint lets the flow run dry: left out, so that max_staleness alone decides.
+COMMON = ["--set", "ppo.checkpoints.every=0"]
+VARIANTS = {"PPO-ptx": COMMON, "PPO": [*COMMON, "--set", "ppo.ptx_coef=0"]}
 
 
 def summary_of(out, seed, settings):

@@ -20,7 +20,8 @@ pub enum RunCommand {
     /// Takes back a pause.
     Resume,
     /// The update in progress finishes and is published, what else is in flight is dropped as
-    /// [`Shutdown`](crate::DropReason::Shutdown), then the run ends. Promise: every ticket comes home.
+    /// [`Shutdown`](crate::DropReason::Shutdown) (a checkpoint has it open), then the run ends. A flow that is set to
+    /// drain first trains on what fills whole batches; a second `Stop` cuts that short. Promise: every ticket comes home.
     Stop,
 }
 

@@ -89,7 +89,7 @@ impl RunControl {
     }
 
     /// The update in progress finishes and is published, what else is in flight is dropped, then the run ends in
-    /// good order.
+    /// good order. A flow whose `on_stop` is to drain first trains on what is in flight; a second call cuts that short.
     pub fn stop(&self) {
         self.command(RunCommand::Stop);
     }
