@@ -7,9 +7,11 @@
 //! - [`scenario`]: a flow of fakes, described in numbers.
 //! - [`run`]: runs it.
 //! - [`tiny`]: real models small enough to train in milliseconds.
+//! - [`cases`]: how many cases property tests try.
 //! - [`command_line`]: a folder in which the binary can be run.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
+pub mod cases;
 pub mod command_line;
 pub mod fakes;
 pub mod fixture;

@@ -6,13 +6,13 @@ use collimate::flow::{Factory, FlowMode, PpoFlow, RunError};
 use collimate_protocol::messages::{RoleReport, RoleState, RunEvent, RunStatus};
 use collimate_protocol::roles::{ReferencePolicy, RewardFunction, RewardRequest};
 use collimate_protocol::{Role, RoleError, RoleId, Rollout};
+use collimate_tests::cases::cases;
 use collimate_tests::fakes::{FakeTrainer, FakeWeights, Log, SharedLog};
 use collimate_tests::laws::{check_any, check_batches, check_complete, check_reports};
 use collimate_tests::run::{Outcome, within};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::wrap::{Fault, failing};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 /// Every role, and the second generator.
 fn everybody() -> impl Iterator<Item = RoleId> {
@@ -104,12 +104,7 @@ async fn a_failure_of_any_role_ends_a_run_on_actors_with_that_failure() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 64,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn a_failure_at_a_random_moment_ends_a_threaded_run(

@@ -6,25 +6,13 @@ use std::collections::BTreeSet;
 use collimate::flow::{Capacities, FlowConfig, FlowMode, WeightUpdates};
 use collimate_protocol::DropReason;
 use collimate_protocol::messages::{RoleReport, RunEvent};
+use collimate_tests::cases::cases;
 use collimate_tests::fakes::{Lengths, SharedLog};
 use collimate_tests::laws::{check_any, check_complete, check_reports};
 use collimate_tests::run::{run_here, run_on_actors};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::wrap::stopped_at;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
-
-/// So many flows, the same ones each time unless the environment says otherwise.
-fn flows(n: u32) -> ProptestConfig {
-    let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = n;
-    }
-    if config.rng_seed == RngSeed::Random {
-        config.rng_seed = RngSeed::Fixed(1);
-    }
-    config
-}
 
 fn capacities() -> impl Strategy<Value = Capacities> {
     let size = || 1..=5usize;
@@ -92,7 +80,7 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 }
 
 proptest! {
-    #![proptest_config(flows(256))]
+    #![proptest_config(cases(256))]
 
     /// The harness checks `issued = trained + dropped + in flight` and the gate after each step of each role.
     #[test]
@@ -146,7 +134,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(flows(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn the_laws_hold_on_threads(mut scenario in scenarios()) {

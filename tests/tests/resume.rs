@@ -8,6 +8,7 @@ use collimate::flow::{FlowMode, OnStop, RestartConfig, RunSink, TrainedUpdate};
 use collimate_protocol::messages::{RoleReport, RunEvent};
 use collimate_protocol::records::Checkpoint;
 use collimate_protocol::{PolicyVersion, Role, RoleError, TicketId};
+use collimate_tests::cases::cases;
 use collimate_tests::fakes::{Lengths, Log, SharedLog};
 use collimate_tests::laws::{check_any, check_batches};
 use collimate_tests::run::{Outcome, within};
@@ -15,7 +16,6 @@ use collimate_tests::sabotage::{Sabotage, sabotaged, unwrapped};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::wrap::{Fault, stopped_at};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 /// Keeps every checkpoint.
 #[derive(Clone, Default)]
@@ -108,12 +108,7 @@ fn a_checkpoint_of_other_weights_or_another_version_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 128,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(128))]
 
     /// Stopped, continued, stopped again: each ticket is trained on once, or dropped for its own reason, and those that
     /// were in flight are sampled again.

@@ -34,6 +34,8 @@ pub mod samples;
 pub mod stage_marker;
 pub mod status;
 pub mod summary;
+#[cfg(test)]
+mod testing;
 
 use std::path::{Path, PathBuf};
 

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 
 use collimate_protocol::{PromptId, Ticket, TicketCounts, TicketId};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
+use crate::rundir::testing::cases;
 
 fn checkpoint(version: u64) -> Checkpoint {
     let open = vec![Ticket { id: TicketId(version + 4), prompt_id: PromptId(1), sample_idx: 0 }];
@@ -103,12 +103,7 @@ fn a_save_that_was_interrupted_anywhere_leaves_the_one_before_and_does_not_hinde
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn any_damage_is_recognised_and_the_one_before_is_found(

@@ -1,9 +1,9 @@
 use collimate_protocol::records::{JournaledRollout, VersionRun};
 use collimate_protocol::{FinishReason, PromptId, Ticket, TicketCounts, TicketId};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
+use crate::rundir::testing::cases;
 
 fn update(version: u64, n_rollouts: u64) -> JournaledUpdate {
     let rollout = |n: u64| JournaledRollout {
@@ -89,12 +89,7 @@ fn a_tail_of_zeros_is_torn_and_other_files_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn cut_anywhere_it_gives_the_whole_updates_before_the_cut_and_goes_on_from_there(share in 0.0..=1.0f64) {
