@@ -31,9 +31,6 @@ pub trait Sampler<W>: Send {
 
     /// Samples one token for every sequence in progress; returns those that ended with it.
     fn step(&mut self) -> Result<Vec<Rollout>, RoleError>;
-
-    /// Gives up every sequence in progress and returns its prompt.
-    fn abort(&mut self) -> Vec<Prompt>;
 }
 
 /// The frozen SFT model.

@@ -166,10 +166,6 @@ impl Sampler<FakeWeights> for FakeSampler {
         self.log.read().sampled.extend_from_slice(&ended);
         Ok(ended)
     }
-
-    fn abort(&mut self) -> Vec<Prompt> {
-        self.running.drain(..).map(|rollout| rollout.prompt).collect()
-    }
 }
 
 /// A reference whose numbers are not finite for some samples.

@@ -68,10 +68,6 @@ impl<W: 'static> Sampler<W> for Sabotaged<dyn Sampler<W>> {
         self.engine.n_running()
     }
 
-    fn abort(&mut self) -> Vec<Prompt> {
-        self.engine.abort()
-    }
-
     fn admit(&mut self, prompt: Prompt) -> Result<(), RoleError> {
         self.engine.admit(prompt)
     }

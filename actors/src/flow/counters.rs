@@ -11,7 +11,7 @@ use collimate_protocol::records::{FlowMetrics, QueueDepth};
 use collimate_protocol::{PolicyVersion, Role, RoleId, TicketCounts};
 
 use super::hop::Gauge;
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 
 /// One role's counts. Relaxed atomics: each number is right on its own, and nothing is ordered by them.
 #[derive(Debug)]

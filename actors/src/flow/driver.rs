@@ -263,7 +263,7 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     use super::super::config::FlowConfig;
-    use super::super::ledger::TicketOffice;
+    use super::super::office::TicketOffice;
     use super::*;
 
     /// Does nothing until it is told to stop.

@@ -13,7 +13,7 @@ use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// Batches' worth of rollouts in a row that may be dropped as not finite. More is a broken model, not bad luck, and

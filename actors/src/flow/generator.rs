@@ -12,7 +12,7 @@ use super::config::WeightUpdates;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// What the next step does before it samples.

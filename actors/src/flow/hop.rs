@@ -8,7 +8,8 @@ use collimate_protocol::RoleError;
 use collimate_protocol::records::QueueDepth;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError, bounded};
 
-use super::ledger::{CarriesTickets, LedgerError, TicketOffice};
+use super::ledger::LedgerError;
+use super::office::{CarriesTickets, TicketOffice};
 use super::worker::Step;
 
 /// A hop that holds `capacity` items (at least 1).

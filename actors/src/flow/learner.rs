@@ -17,7 +17,7 @@ use super::counters::{FlowMeter, FlowState, RoleCounters};
 use super::experience_buffer::ReadyBatch;
 use super::hop::{Inlet, Outlet, Taken};
 use super::latest::Latest;
-use super::ledger::CarriesTickets;
+use super::office::CarriesTickets;
 use super::recorder::{ToRecord, TrainedUpdate};
 use super::worker::{Step, Worker, Workload, at_the_end};
 
@@ -137,18 +137,22 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.version = self.version.next();
         self.state.version.store(self.version.0, Ordering::Relaxed);
         let batch = &input.batch;
-        let ledger = self.state.office.take_home(batch.tickets(), TicketOutcome::Trained(batch.version))?;
+        let outcome = TicketOutcome::Trained(batch.version);
+        let is_checkpoint = state.is_some();
+        let (counts, ledger) = self.state.office.take_home_then(batch.tickets(), outcome, |ledger| {
+            (ledger.counts(), is_checkpoint.then(|| ledger.state()))
+        })?;
 
         let batch_metrics = BatchMetrics::of(batch);
         self.counters.count(1, batch_metrics.n_tokens);
-        let flow = self.flow_metrics(ledger.counts.clone(), update_s, batch_metrics.n_tokens);
+        let flow = self.flow_metrics(counts, update_s, batch_metrics.n_tokens);
         let metrics = UpdateMetrics { version: self.version, batch: batch_metrics, train, flow };
         let update = TrainedUpdate { metrics, batch: input.batch.clone(), checksum };
         self.trained.push(ToRecord::Update(Box::new(update)));
         (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
-        match state {
+        match state.zip(ledger) {
             None => self.past.updates.push(input),
-            Some(state) => {
+            Some((state, ledger)) => {
                 self.past = Past { state: Some(state.clone()), updates: Vec::new() };
                 self.checkpoint(ledger, state);
             }
@@ -185,11 +189,13 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
             return Ok(Step::Finished);
         }
         let missed = self.missed();
+        // Where nothing was done since the last checkpoint, the state is the one that it has.
+        let kept = self.past.state.clone().filter(|_| self.past.updates.is_empty());
         let state = self.trainer.call(move |trainer| {
             catch_up(trainer, missed)?;
-            trainer.state()
+            kept.map_or_else(|| trainer.state().map(Arc::from), Ok)
         })?;
-        self.checkpoint(self.state.office.state(), state.into());
+        self.checkpoint(self.state.office.state(), state);
         let trainer = self.trainer.take_out()?.map(|trainer| *trainer);
         *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = trainer;
         self.has_handed_back = true;

@@ -16,7 +16,7 @@
 //! - [`prompt_source`], `generator`, `scorer` with `reference_scorer` and `reward_scorer`,
 //!   `experience_buffer`, `pretrain_mixer`, `learner`, [`recorder`]: the roles.
 //! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
-//! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate. [`latest`]: the weights' way back.
+//! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate; [`office`]: where all share it. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
 //! - [`replay`]: a journal run again, without actors.
 //! - [`wiring`]: one function that builds the graph.
@@ -33,10 +33,12 @@ pub mod driver;
 pub mod error;
 mod experience_buffer;
 mod generator;
+mod here;
 pub mod hop;
 pub mod latest;
 mod learner;
 pub mod ledger;
+pub mod office;
 mod pretrain_mixer;
 pub mod prompt_source;
 pub mod recorder;

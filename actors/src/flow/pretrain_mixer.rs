@@ -9,7 +9,7 @@ use crossbeam_channel::Select;
 use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::Outlet;
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 use super::worker::{Step, Worker};
 
 /// The worker around a [`PretrainSource`].

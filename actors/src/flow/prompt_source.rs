@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use super::counters::RoleCounters;
 use super::error::RunError;
 use super::hop::Outlet;
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 use super::worker::{Step, Worker};
 
 /// All prompts, pass after pass, each pass in an order of its own. The n-th prompt is a function of the seed and n.

@@ -8,7 +8,7 @@ use crossbeam_channel::Select;
 use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
-use super::ledger::{CarriesTickets, TicketOffice};
+use super::office::{CarriesTickets, TicketOffice};
 use super::worker::{Step, Worker, Workload, at_the_end};
 
 /// How rollouts are scored.

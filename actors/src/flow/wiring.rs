@@ -1,36 +1,30 @@
 //! Builds the graph, last to first: a role knows only what comes after it.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use collimate_protocol::messages::{RoleCommand, RoleReport};
 use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{
     Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler, Trainer,
 };
 use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
-use crossbeam_channel::{Sender, never, unbounded};
-
 use super::alarms::Alarms;
 use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, NO_CHECKPOINT, RoleCounters};
-use super::driver::{Seat, run_in_turn};
 use super::error::RunError;
 use super::experience_buffer::{BatchFiller, ExperienceBuffer};
 use super::generator::{Generator, GeneratorParts};
 use super::hop::hop;
 use super::latest::Latest;
 use super::learner::{Learner, Past, PretrainStock, TrainerSlot};
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 use super::pretrain_mixer::PretrainMixer;
 use super::prompt_source::{PromptSource, PromptSupply};
 use super::recorder::{Recorder, RunSink};
 use super::reference_scorer::ReferenceScore;
-use super::restarts::{Restarts, Verdict};
 use super::reward_scorer::RewardScore;
 use super::scorer::Scorer;
 use super::worker::Worker;
@@ -367,75 +361,6 @@ impl<W, T> Graph<W, T> {
     /// The settings that it was wired by.
     pub fn config(&self) -> &FlowConfig {
         &self.config
-    }
-
-    /// Runs the flow on this thread to its end, in turn as in a deterministic run, without actors: for simulations
-    /// and tests. Returns what was reported, in order, too.
-    pub fn run_here(self) -> (Vec<RoleReport>, Result<FlowOutcome<W, T>, RunError>) {
-        let overseer = Arc::new(Mutex::new(Overseer::new(&self.config)));
-        let seat = |(worker, counters): (Box<dyn Worker>, &Arc<RoleCounters>)| {
-            let (commands, commanded) = unbounded();
-            overseer.lock().unwrap_or_else(PoisonError::into_inner).commands.insert(worker.role(), commands);
-            let overseer = overseer.clone();
-            let report = Box::new(move |report| {
-                overseer.lock().unwrap_or_else(PoisonError::into_inner).report(report);
-            });
-            Seat::new(worker, counters.clone(), commanded, report)
-        };
-        let seats = self.workers.into_iter().zip(&self.state.counters).map(seat).collect();
-        run_in_turn(seats, never(), &self.state);
-        let mut overseer = overseer.lock().unwrap_or_else(PoisonError::into_inner);
-        let reports = std::mem::take(&mut overseer.reports);
-        let result = match overseer.failure.take() {
-            Some((role, error)) => {
-                let (version, tickets) = (self.state.version(), self.state.office.counts());
-                Err(RunError::Role { role, error, version, tickets })
-            }
-            None => self.remains.outcome(),
-        };
-        (reports, result)
-    }
-}
-
-/// Does what the supervisor does, where there are no actors: answers each failure at once.
-struct Overseer {
-    restarts: Restarts,
-    commands: BTreeMap<RoleId, Sender<RoleCommand>>,
-    reports: Vec<RoleReport>,
-    failure: Option<(RoleId, String)>,
-}
-
-impl Overseer {
-    fn new(config: &FlowConfig) -> Self {
-        let restarts = Restarts::new(&config.restarts);
-        Self { restarts, commands: BTreeMap::new(), reports: Vec::new(), failure: None }
-    }
-
-    fn report(&mut self, report: RoleReport) {
-        match &report {
-            // In a run without a clock every failure is recent.
-            RoleReport::Failed(failure) => match self.restarts.failed(Duration::ZERO, failure.clone()) {
-                Verdict::Restart(_) => self.command(failure.role, RoleCommand::Restart),
-                Verdict::GiveUp(role, error) => self.give_up(role, error),
-            },
-            RoleReport::Lost(role, error) => self.give_up(*role, error.clone()),
-            RoleReport::Started(_) | RoleReport::Restarted(_) | RoleReport::Event(_) | RoleReport::Finished(_) => {}
-        }
-        self.reports.push(report);
-    }
-
-    fn give_up(&mut self, role: RoleId, error: String) {
-        self.failure.get_or_insert((role, error));
-        for role in self.commands.keys().copied().collect::<Vec<_>>() {
-            self.command(role, RoleCommand::Stop);
-        }
-    }
-
-    fn command(&self, role: RoleId, command: RoleCommand) {
-        if let Some(commands) = self.commands.get(&role) {
-            // A role that has ended obeys nobody, and needs not.
-            let _ = commands.send(command);
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use collimate_protocol::messages::RunEvent;
 use collimate_protocol::{RoleError, RoleId};
 use crossbeam_channel::Select;
 
-use super::ledger::TicketOffice;
+use super::office::TicketOffice;
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

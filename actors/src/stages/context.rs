@@ -11,6 +11,7 @@ use collimate_protocol::RoleError;
 
 use crate::device::DeviceError;
 use crate::flow::RunError;
+use crate::flow::replay::ReplayError;
 use crate::rundir::RunDirError;
 
 /// Why a stage did not complete.
@@ -28,6 +29,9 @@ pub enum StageError {
     /// The flow of PPO.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A run of PPO that was done again.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The stage's own folder.
     #[error(transparent)]
     RunDir(#[from] RunDirError),

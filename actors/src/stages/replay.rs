@@ -55,10 +55,8 @@ pub fn run(
     };
     let folder = dir.stage(Stage::Ppo);
     let journal = Journal::read(&folder.journal())?;
-    let checkpoint = match range.from {
-        Some(version) => Some(Checkpoints::at(&folder.checkpoints()).load(version)?),
-        None => None,
-    };
+    let checkpoints = Checkpoints::at(&folder.checkpoints());
+    let checkpoint = range.from.map(|version| checkpoints.load(version)).transpose()?;
     let (sft, reward_model) = input_models(recipe, dir)?;
     let context = StageContext {
         seed: recipe.seed,
@@ -85,7 +83,7 @@ pub fn run(
         if stop.is_stopped() {
             return Err(StageError::Stopped);
         }
-        replay.update(update).map_err(|error| StageError::Setting(error.to_string()))?;
+        replay.update(update)?;
         replayed.n_rollouts += update.rollouts.len();
         replayed.until = replay.version();
         context.observer.step(idx as u64 + 1, &[]);

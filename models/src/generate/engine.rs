@@ -219,11 +219,6 @@ impl<T> Engine<T> {
         Ok(ended)
     }
 
-    /// Gives up every sequence in progress and returns their tags, by slot.
-    pub fn abort(&mut self) -> Vec<T> {
-        self.take_ended(|_| true).into_iter().map(|response| response.tag).collect()
-    }
-
     fn take_ended(&mut self, has_ended: impl Fn(&Running<T>) -> bool) -> Vec<Response<T>> {
         let ended = self.slots.iter_mut().filter_map(|entry| entry.take_if(|running| has_ended(running)));
         ended.map(|running| running.response).collect()

@@ -94,10 +94,6 @@ impl Sampler<Weights> for PolicySampler {
         let Some(engine) = &mut self.engine else { return Ok(Vec::new()) };
         Ok(engine.step()?.into_iter().map(rollout).collect())
     }
-
-    fn abort(&mut self) -> Vec<Prompt> {
-        self.engine.as_mut().map(Engine::abort).unwrap_or_default()
-    }
 }
 
 fn rollout(response: Response<Prompt>) -> Rollout {
@@ -227,13 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn given_up_prompts_come_back_whole() {
+    fn a_prompt_takes_a_slot() {
         let mut sampler = sampler(3, 1.0);
+        assert_eq!(sampler.n_free_slots(), 3);
         sampler.load(&snapshot(0, 1)).unwrap();
         sampler.admit(prompt(5, 0)).unwrap();
         assert_eq!((sampler.n_free_slots(), sampler.n_running()), (2, 1));
-        assert_eq!(sampler.abort(), [prompt(5, 0)]);
-        assert_eq!(sampler.n_free_slots(), 3);
     }
 
     #[test]

@@ -216,15 +216,6 @@ fn sampling_in_parallel_changes_nothing() {
 }
 
 #[test]
-fn giving_up_returns_what_was_in_progress() {
-    let mut engine = engine(&gpt2(), 1, 3);
-    engine.admit(5, &[1], rng_of(5), params(1.0, 9)).unwrap();
-    engine.admit(4, &[1], rng_of(4), params(1.0, 9)).unwrap();
-    assert_eq!(engine.abort(), [5, 4]);
-    assert_eq!((engine.n_running(), engine.n_free_slots()), (0, 3));
-}
-
-#[test]
 fn a_policy_that_is_not_finite_is_an_error() {
     let config = gpt2();
     let mut broken = weights(&config, HeadKind::Language, 1);
