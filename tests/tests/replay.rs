@@ -63,6 +63,8 @@ fn config(n_updates: u64) -> FlowConfig {
         n_updates,
         batch_size: BATCH_SIZE,
         max_staleness: 2,
+        // So that a scorer is called often enough to be lost in mid-run, however late it comes to its turn.
+        scorer_batch: 2,
         mode: FlowMode::Threaded,
         restarts: RestartConfig { backoff_s: 0.0, ..RestartConfig::default() },
         ..FlowConfig::default()
@@ -113,6 +115,18 @@ async fn whichever_role_is_lost_a_threaded_run_is_replayed_from_its_start_and_fr
             assert_eq!(replayed(resumed, &scenario.config, after).unwrap(), PolicyVersion(12));
         }
     }
+}
+
+/// It waits for as long as the buffer likes: by then the weights that read its prompt are gone.
+#[tokio::test]
+async fn an_empty_response_is_replayed_however_old_it_is() {
+    let (scenario, flow) = fakes();
+    let (mut updates, _) = record(flow(), &scenario.config, Role::RewardScorer).await;
+    let late = updates.iter_mut().filter(|update| update.version.0 > scenario.config.max_staleness + 1);
+    let empty = late.flat_map(|update| &mut update.rollouts).filter(|rollout| rollout.versions.is_empty());
+    let n_empty = empty.map(|rollout| rollout.prompt_version = PolicyVersion(0)).count();
+    assert!(n_empty > 0, "no response is empty");
+    assert_eq!(replayed(flow(), &scenario.config, &updates).unwrap(), PolicyVersion(12));
 }
 
 #[tokio::test]

@@ -162,7 +162,9 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
             if let Some(last) = pattern.last_mut() {
                 last.1 = 0;
             }
-            groups.entry((rollout.prompt_version, pattern)).or_default().push(rollout);
+            // An empty response is never stale, however long ago its prompt was read, and no weights decided on it.
+            let prompt_version = if pattern.is_empty() { self.version() } else { rollout.prompt_version };
+            groups.entry((prompt_version, pattern)).or_default().push(rollout);
         }
         let mut sampled: BTreeMap<TicketId, Rollout> = BTreeMap::new();
         for ((prompt_version, pattern), members) in groups {
