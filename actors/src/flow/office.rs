@@ -32,14 +32,20 @@ impl TicketOffice {
         (Self { ledger: Arc::new(Mutex::new(ledger)), came_home }, notice)
     }
 
-    /// See [`Ledger::may_issue`].
-    pub fn may_issue(&self) -> bool {
-        self.ledger().may_issue()
-    }
-
+    /// Opens a ticket for the next prompt, if the gate is open. `next` gives the prompt's id, which of its samples this
+    /// will be, and its tokens; it is not called in vain.
+    ///
+    /// # Errors
     /// See [`Ledger::issue`].
-    pub fn issue(&self, prompt_id: PromptId, sample_idx: u32) -> Result<Ticket, LedgerError> {
-        self.ledger().issue(prompt_id, sample_idx)
+    pub fn issue(&self, next: impl FnOnce() -> (PromptId, u32, Vec<u32>)) -> Result<Option<Prompt>, LedgerError> {
+        // Under one lock: whoever tells the flow to drain may close the gate at any time.
+        let mut ledger = self.ledger();
+        if !ledger.may_issue() {
+            return Ok(None);
+        }
+        let (prompt_id, sample_idx, tokens) = next();
+        let ticket = ledger.issue(prompt_id, sample_idx)?;
+        Ok(Some(Prompt { ticket, tokens }))
     }
 
     /// Takes tickets home, all with one outcome.

@@ -114,11 +114,11 @@ impl Worker for PromptSource {
             self.prompts.push(Prompt { ticket, tokens });
             n_issued += 1;
         }
-        while !self.prompts.is_blocked() && self.office.may_issue() {
-            let (prompt_id, sample_idx, tokens) = self.supply.next_prompt();
-            let ticket = self.office.issue(prompt_id, sample_idx)?;
-            self.counters.count(1, tokens.len());
-            self.prompts.push(Prompt { ticket, tokens });
+        while !self.prompts.is_blocked()
+            && let Some(prompt) = self.office.issue(|| self.supply.next_prompt())?
+        {
+            self.counters.count(1, prompt.tokens.len());
+            self.prompts.push(prompt);
             n_issued += 1;
         }
         if n_issued == 0 && self.office.is_complete() {
