@@ -6,7 +6,7 @@ use std::sync::Arc;
 use collimate_models::arch::{HeadKind, Weights, save_model};
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::PolicyVersion;
-use collimate_protocol::messages::RunEvent;
+use collimate_protocol::messages::{RunEvent, RunStatus};
 use collimate_protocol::records::PpoSummary;
 use collimate_protocol::roles::{Detokenizer, RewardFunction};
 use tokio::sync::broadcast::error::RecvError;
@@ -124,6 +124,10 @@ fn run_flow(
         let mut stop = context.stop.clone();
         let mut is_stopping = false;
         let mut status_file = StatusFile::new(&dir.status());
+        let mut show = |status: &RunStatus| {
+            gauges::show_status(status);
+            status_file.show(status);
+        };
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -135,11 +139,7 @@ fn run_flow(
                     Err(RecvError::Closed) => break,
                 },
                 changed = status.changed() => match changed {
-                    Ok(()) => {
-                        let status = status.borrow_and_update();
-                        gauges::show_status(&status);
-                        status_file.show(&status);
-                    }
+                    Ok(()) => show(&status.borrow_and_update()),
                     Err(_) => break,
                 },
                 () = stop.stopped(), if !is_stopping => {
@@ -148,6 +148,8 @@ fn run_flow(
                 }
             }
         }
+        // The events may end before the last status was looked at.
+        show(&status.borrow_and_update());
         Ok(handle.wait().await?)
     })
 }
