@@ -6,7 +6,9 @@
 //! - [`stages`]: what each command does, as library calls, and the recipe that lists them.
 //! - [`control`]: the actors of PPO: a supervisor, one actor for each role, and the handle of whoever started the run.
 //! - [`flow`]: what the actors run: the roles on their threads, the bounded channels between them, the tickets.
-//! - [`rewards`]: scores from a process in any language. [`device`]: where a role computes.
+//! - [`plan`]: what a run would come to, simulated.
+//! - [`rewards`]: scores from a process in any language. [`device`]: where a role computes. [`process`]: how the process
+//!   is set up for that.
 //! - [`rundir`]: what a run leaves behind. [`observe`]: what is seen while it runs. [`report`]: what is seen afterwards.
 //!
 //! Not here: tensors and formulas (`collimate-models`), plain data and messages (`collimate-protocol`), several machines.
@@ -17,6 +19,8 @@ pub mod control;
 pub mod device;
 pub mod flow;
 pub mod observe;
+pub mod plan;
+pub mod process;
 pub mod report;
 pub mod rewards;
 pub mod rundir;

@@ -3,37 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tune_allocator();
-    tune_threads();
+    // SAFETY: no other thread runs yet.
+    unsafe { collimate::process::tune() };
     collimate::cli::main()
-}
-
-/// Keeps freed memory in the process. Training allocates and frees the same large tensors at every step; glibc would
-/// give them back to the kernel each time, and the page faults cost 25 to 40 % of a step (measured).
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn tune_allocator() {
-    const LARGEST: libc::c_int = libc::c_int::MAX;
-    const TOP_PAD: libc::c_int = 256 * 1024 * 1024;
-    for (setting, value) in
-        [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, LARGEST), (libc::M_TOP_PAD, TOP_PAD)]
-    {
-        // SAFETY: mallopt changes a number inside the allocator; no other thread runs yet. It refuses what it does not
-        // take, and then the run is only slower.
-        unsafe { libc::mallopt(setting, value) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn tune_allocator() {}
-
-/// candle reads these at every matrix product. Without `RAYON_NUM_THREADS` it parses /proc/cpuinfo each time;
-/// `CANDLE_NUM_THREADS` above 1 starts a second, spinning pool that fights the first one for the cores.
-fn tune_threads() {
-    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for (name, value) in [("RAYON_NUM_THREADS", n_cores.to_string()), ("CANDLE_NUM_THREADS", "1".to_owned())] {
-        if std::env::var_os(name).is_none() {
-            // SAFETY: no other thread runs yet that could read the environment meanwhile.
-            unsafe { std::env::set_var(name, value) };
-        }
-    }
 }

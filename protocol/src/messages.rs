@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyVersion, RoleId};
-use crate::records::UpdateMetrics;
+use crate::records::{UpdateMetrics, WorkSums};
 use crate::ticket::TicketCounts;
 
 /// From whoever holds the run's handle to the supervisor.
@@ -102,6 +102,8 @@ pub struct RoleStatus {
     pub busy_s: f64,
     /// Items waiting in its inbox now.
     pub queue_depth: usize,
+    /// How long its pieces of work took.
+    pub work: WorkSums,
 }
 
 /// A run as it is now. The supervisor publishes it; the latest wins.

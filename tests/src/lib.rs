@@ -5,6 +5,7 @@
 //! - [`sabotage`]: what computes behind a role, made to fail.
 //! - [`laws`]: what every run must satisfy.
 //! - [`scenario`]: a flow of fakes, described in numbers.
+//! - [`strategies`]: random flows of fakes.
 //! - [`run`]: runs it.
 //! - [`tiny`]: real models small enough to train in milliseconds.
 //! - [`cases`]: how many cases property tests try.
@@ -19,5 +20,6 @@ pub mod laws;
 pub mod run;
 pub mod sabotage;
 pub mod scenario;
+pub mod strategies;
 pub mod tiny;
 pub mod wrap;

@@ -55,6 +55,19 @@ pub enum Command {
         after_long_help = "Examples:\n  collimate replay runs/mine\n  collimate replay runs/mine --from 10 --until 20"
     )]
     Replay(ReplayArgs),
+    /// Simulate PPO for a range of staleness bounds and generators, and recommend one of them.
+    #[command(
+        long_about = "Runs the roles of PPO with fake models in virtual time, for each bound on staleness and each number \
+            of generators: what throughput, how busy each role, how stale the tokens and how many dropped. How long the \
+            models' work takes is assumed in a file, or was measured in a run: any run of PPO will do, and one with \
+            max_staleness = 0 measures best, since its roles are seldom in each other's way.",
+        after_long_help = "Examples:\n  \
+            collimate plan --from runs/mine\n  \
+            collimate plan --from runs/mine --set n_generators=[1,8] --set n_slots=64\n  \
+            collimate plan --from runs/mine --toml > plan.toml; collimate plan plan.toml\n  \
+            collimate config plan > plan.toml"
+    )]
+    Plan(PlanArgs),
     /// Continue prompts with a policy.
     #[command(after_long_help = "Examples:\n  \
         collimate generate runs/mine/ppo/model --prompt \"It was\"\n  \
@@ -133,6 +146,26 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// What `plan` takes.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The assumptions, a TOML file; `collimate config plan` prints one.
+    #[arg(value_name = "FILE.toml", required_unless_present = "from", conflicts_with = "from")]
+    pub file: Option<PathBuf>,
+    /// Take what was measured in a run instead.
+    #[arg(long, value_name = "RUN_DIR")]
+    pub from: Option<PathBuf>,
+    /// Change an assumption, as in costs.learner.token_s=1e-4. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the assumptions as a file that this command reads, and simulate nothing.
+    #[arg(long, conflicts_with = "json")]
+    pub toml: bool,
+}
+
 /// What `generate` takes.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -203,6 +236,8 @@ pub enum ConfigOf {
     Ppo,
     /// All of it: a whole recipe.
     All,
+    /// What `collimate plan` assumes; a file of its own.
+    Plan,
 }
 
 #[cfg(test)]

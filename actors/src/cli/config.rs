@@ -1,6 +1,7 @@
 //! `config`: a stage's settings, every key with its default and its meaning.
 
 use crate::config::with_comments;
+use crate::plan::PlanConfig;
 use crate::stages::ppo_config::PpoStageConfig;
 use crate::stages::pretrain::PretrainConfig;
 use crate::stages::recipe::{CorpusConfig, Recipe};
@@ -9,7 +10,7 @@ use crate::stages::sft::SftConfig;
 
 use super::args::ConfigOf;
 
-/// The text, which is itself a recipe.
+/// The text, which is itself a recipe, or a file of assumptions.
 pub fn text(of: ConfigOf) -> Result<String, toml::ser::Error> {
     let parts = match of {
         ConfigOf::Recipe => vec![recipe()?, with_comments::<CorpusConfig>("corpus")?],
@@ -21,6 +22,7 @@ pub fn text(of: ConfigOf) -> Result<String, toml::ser::Error> {
             let stages = [ConfigOf::Recipe, ConfigOf::Pretrain, ConfigOf::Sft, ConfigOf::Reward, ConfigOf::Ppo];
             stages.into_iter().map(text).collect::<Result<_, _>>()?
         }
+        ConfigOf::Plan => vec![with_comments::<PlanConfig>("")?],
     };
     Ok(parts.join("\n"))
 }
@@ -43,7 +45,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_printed_reads_as_a_recipe_of_defaults() {
-        for of in ConfigOf::value_variants() {
+        for of in ConfigOf::value_variants().iter().filter(|of| **of != ConfigOf::Plan) {
             let text = text(*of).unwrap();
             let read: Recipe =
                 config::parse(&text, Path::new("printed.toml"), &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -56,8 +58,15 @@ mod tests {
     }
 
     #[test]
+    fn the_printed_assumptions_read_as_the_defaults() {
+        let text = text(ConfigOf::Plan).unwrap();
+        let read: PlanConfig = config::parse(&text, Path::new("printed.toml"), &[]).unwrap();
+        assert_eq!(read, PlanConfig::default());
+    }
+
+    #[test]
     fn every_key_has_a_comment() {
-        let text = text(ConfigOf::All).unwrap();
+        let text = text(ConfigOf::All).unwrap() + &text(ConfigOf::Plan).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         for (idx, line) in lines.iter().enumerate() {
             let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);

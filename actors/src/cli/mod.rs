@@ -4,6 +4,7 @@
 //! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
 //! - [`generate`], [`score`]: a model at work.
 //! - [`status`], [`replay`]: a run of PPO, looked at and done again.
+//! - [`plan`]: a run of PPO, simulated.
 //! - [`config`]: a stage's settings, explained.
 //! - [`interrupt`]: what Ctrl-C does.
 
@@ -11,6 +12,7 @@ pub mod args;
 pub mod config;
 pub mod generate;
 pub mod interrupt;
+pub mod plan;
 pub mod replay;
 pub mod run;
 pub mod score;
@@ -63,6 +65,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
         Command::Replay(args) => return replay::run(&args),
         Command::Status(args) => status::run(&args)?,
+        Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,
         Command::Config { stage } => print(&config::text(stage)?)?,

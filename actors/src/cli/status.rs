@@ -72,6 +72,7 @@ fn text_to(text: &mut String, status: &RunStatus, is_live: bool, age: Duration, 
 #[cfg(test)]
 mod tests {
     use collimate_protocol::messages::{RoleState, RoleStatus};
+    use collimate_protocol::records::WorkSums;
     use collimate_protocol::{DropReason, PolicyVersion, Role, RoleId, TicketCounts};
 
     use super::*;
@@ -86,6 +87,7 @@ mod tests {
             n_tokens: 2000,
             busy_s: 5.0,
             queue_depth: 3,
+            work: WorkSums::default(),
         };
         let tickets = TicketCounts {
             issued: 10,

@@ -6,7 +6,8 @@ use crossbeam_channel::{Receiver, Sender};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::supervisor::SupervisorMessage;
-use crate::flow::driver::{Seat, run_alone};
+use crate::flow::driver::run_alone;
+use crate::flow::seat::Seat;
 
 pub(super) struct RoleActor;
 

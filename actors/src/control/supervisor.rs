@@ -14,8 +14,9 @@ use tokio::sync::{broadcast, oneshot, watch};
 use super::role_actor::{RoleActor, RoleArguments, RoleMessage};
 use super::roll::Roll;
 use crate::flow::counters::{FlowState, RoleCounters};
-use crate::flow::driver::{Seat, run_in_turn};
+use crate::flow::driver::run_in_turn;
 use crate::flow::restarts::{Restarts, Verdict};
+use crate::flow::seat::Seat;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowConfig, FlowMode, OnStop, RunError};
 

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use collimate_protocol::messages::{RoleState, RoleStatus};
-use collimate_protocol::records::{FlowMetrics, QueueDepth};
+use collimate_protocol::records::{FlowMetrics, QueueDepth, WorkSums};
 use collimate_protocol::{PolicyVersion, Role, RoleId, TicketCounts};
 
 use super::hop::Gauge;
 use super::office::TicketOffice;
+use super::worker::Workload;
 
 /// One role's counts. Relaxed atomics: each number is right on its own, and nothing is ordered by them.
 #[derive(Debug)]
@@ -23,13 +24,15 @@ pub struct RoleCounters {
     busy_ns: AtomicU64,
     /// When the step in progress began, in nanoseconds since `started`; 0 between steps.
     step_since_ns: AtomicU64,
+    work: Mutex<WorkSums>,
 }
 
 impl RoleCounters {
     /// All zero.
     pub fn new(role: RoleId, started: Instant) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { role, started, n_items: zero(), n_tokens: zero(), busy_ns: zero(), step_since_ns: zero() }
+        let work = Mutex::default();
+        Self { role, started, n_items: zero(), n_tokens: zero(), busy_ns: zero(), step_since_ns: zero(), work }
     }
 
     /// Counts work done.
@@ -46,6 +49,21 @@ impl RoleCounters {
         self.step_since_ns.store(0, Ordering::Relaxed);
         self.busy_ns.fetch_add(self.now_ns().saturating_sub(since), Ordering::Relaxed);
         result
+    }
+
+    /// The same for a piece of work, which is also counted as such.
+    pub fn timed_work<R>(&self, workload: Workload, work: impl FnOnce() -> R) -> R {
+        let (since, cpu_since) = (Instant::now(), process_cpu());
+        let result = self.timed(work);
+        let (taken, cpu) = (since.elapsed(), process_cpu().saturating_sub(cpu_since));
+        let mut sums = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.add(workload.n_tokens, taken.as_secs_f64(), cpu.as_secs_f64());
+        result
+    }
+
+    /// How long its pieces of work took so far.
+    pub fn work(&self) -> WorkSums {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seconds spent in steps so far, the one in progress included.
@@ -71,6 +89,12 @@ impl RoleCounters {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// CPU time of all threads of the process.
+fn process_cpu() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// What is known of a running flow from outside of its roles.
@@ -140,6 +164,7 @@ impl FlowState {
                 .iter()
                 .find(|(role, _)| *role == counters.role.role)
                 .map_or(0, |(_, gauge)| gauge.depth().len),
+            work: counters.work(),
         };
         self.counters.iter().map(status).collect()
     }

@@ -1,203 +1,30 @@
 //! Runs workers: one on a thread of its own, or all in turn on one thread.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
-use collimate_protocol::messages::{RoleCommand, RoleFailure, RoleReport};
 use collimate_protocol::roles::Unmendable;
-use collimate_protocol::{RoleError, RoleId};
-use crossbeam_channel::{Receiver, Select, TryRecvError, never};
+use collimate_protocol::messages::RoleReport;
+use crossbeam_channel::{Receiver, Select, never};
 
-use super::compute::uncaught;
-use super::counters::{FlowState, RoleCounters};
-use super::ledger::LedgerError;
-use super::worker::{Step, Worker};
-
-/// A worker with its ends of the control path.
-pub struct Seat {
-    role: RoleId,
-    /// `None` once it has ended.
-    worker: Option<Box<dyn Worker>>,
-    counters: Arc<RoleCounters>,
-    commands: Receiver<RoleCommand>,
-    report: Box<dyn Fn(RoleReport) + Send>,
-    is_paused: bool,
-    /// Failed, and not yet told what now.
-    has_failed: bool,
-    /// Told to stop: the run ends for all.
-    is_stopping: bool,
-    /// Whoever commanded is gone; there is nothing to wait for on that side.
-    is_orphaned: bool,
-}
-
-/// What a seat's turn came to.
-#[derive(Debug, PartialEq, Eq)]
-enum Turn {
-    Progressed,
-    Starved,
-    Paused,
-    /// Has failed, now or before, and waits to be told what now.
-    Failed,
-    Ended,
-}
-
-impl Seat {
-    /// Seats a worker.
-    pub fn new(
-        worker: Box<dyn Worker>,
-        counters: Arc<RoleCounters>,
-        commands: Receiver<RoleCommand>,
-        report: Box<dyn Fn(RoleReport) + Send>,
-    ) -> Self {
-        let role = worker.role();
-        Self {
-            role,
-            worker: Some(worker),
-            counters,
-            commands,
-            report,
-            is_paused: false,
-            has_failed: false,
-            is_stopping: false,
-            is_orphaned: false,
-        }
-    }
-
-    /// Who sits here.
-    pub fn role(&self) -> RoleId {
-        self.role
-    }
-
-    /// Obeys what was commanded, then takes one step.
-    fn turn(&mut self) -> Turn {
-        self.obey();
-        if self.worker.is_none() {
-            return Turn::Ended;
-        }
-        if self.has_failed {
-            return Turn::Failed;
-        }
-        if self.is_paused {
-            return Turn::Paused;
-        }
-        match self.step() {
-            Ok(Step::Ready | Step::Progressed) => Turn::Progressed,
-            Ok(Step::Starved) => Turn::Starved,
-            Ok(Step::Finished) => self.leave(None),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn step(&mut self) -> Result<Step, RoleError> {
-        let Some(worker) = &mut self.worker else { return Ok(Step::Finished) };
-        let counters = &self.counters;
-        let stepped = uncaught(|| counters.timed(|| worker.step()));
-        for event in worker.take_events() {
-            (self.report)(RoleReport::Event(Box::new(event)));
-        }
-        stepped.unwrap_or_else(|panic| Err(panic.into()))
-    }
-
-    /// Waits until a failure has been answered.
-    fn await_verdict(&mut self, wake: &Receiver<()>) {
-        self.obey();
-        while self.has_failed {
-            let _ = wake.recv();
-            self.obey();
-        }
-    }
-
-    fn obey(&mut self) {
-        loop {
-            match self.commands.try_recv() {
-                Ok(RoleCommand::Pause) => self.is_paused = true,
-                Ok(RoleCommand::Resume) => self.is_paused = false,
-                Ok(RoleCommand::Restart) => {
-                    if self.recover() {
-                        (self.report)(RoleReport::Restarted(self.role));
-                    }
-                }
-                Ok(RoleCommand::Stop) => self.stop(),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    // Without a commander the run can't be watched or ended: it ends in good order.
-                    if !self.is_orphaned {
-                        self.is_orphaned = true;
-                        self.stop();
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// A pause ends with the command to stop: a paused role could send no ticket home. A role that has failed sends
-    /// home what it had in hand, as all others do.
-    fn stop(&mut self) {
-        self.recover();
-        self.is_paused = false;
-        self.is_stopping = true;
-        if let Some(worker) = &mut self.worker {
-            worker.stop();
-        }
-    }
-
-    /// Whether a failure has been got over.
-    fn recover(&mut self) -> bool {
-        if !std::mem::take(&mut self.has_failed) {
-            return false;
-        }
-        if let Some(worker) = &mut self.worker
-            && let Err(panic) = uncaught(|| worker.recover())
-        {
-            self.leave(Some(panic));
-            return false;
-        }
-        true
-    }
-
-    /// The worker and its ends of the channels go; a panic in a destructor is a failure like any other.
-    fn leave(&mut self, failure: Option<String>) -> Turn {
-        let worker = self.worker.take();
-        let left = uncaught(|| drop(worker));
-        let report = match failure.map_or(left, Err) {
-            Ok(()) => RoleReport::Finished(self.role),
-            Err(error) => RoleReport::Lost(self.role, error),
-        };
-        (self.report)(report);
-        Turn::Ended
-    }
-
-    /// A role that fails even to stop is lost.
-    fn fail(&mut self, error: &RoleError) -> Turn {
-        if self.is_stopping {
-            return self.leave(Some(error.to_string()));
-        }
-        self.has_failed = true;
-        let is_mendable = !error.is::<Unmendable>() && !error.is::<LedgerError>();
-        (self.report)(RoleReport::Failed(RoleFailure { role: self.role, error: error.to_string(), is_mendable }));
-        Turn::Failed
-    }
-}
+use super::counters::FlowState;
+use super::seat::{Seat, Turn};
 
 /// Runs one worker until it ends. `wake` ends its waiting: for a command.
 pub fn run_alone(mut seat: Seat, mut wake: Receiver<()>) {
-    (seat.report)(RoleReport::Started(seat.role));
+    seat.report(RoleReport::Started(seat.role()));
     loop {
         // Before the commands are read, so that a wake-up for one that comes later is kept.
         while wake.try_recv().is_ok() {}
         match seat.turn() {
-            Turn::Progressed => {}
+            Turn::Ready | Turn::Progressed => {}
             Turn::Starved => {
                 let mut select = Select::new();
-                if seat.is_orphaned {
+                if seat.is_orphaned() {
                     // A disconnected channel is always ready: waiting on it would spin.
                     wake = never();
                 }
                 select.recv(&wake);
-                if let Some(worker) = &seat.worker {
-                    worker.wait(&mut select);
-                }
+                seat.wait(&mut select);
                 select.ready();
             }
             Turn::Paused | Turn::Failed => {
@@ -213,14 +40,14 @@ pub fn run_alone(mut seat: Seat, mut wake: Receiver<()>) {
 /// nobody moves before it is known what follows, so that two runs stay equal.
 pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) {
     for seat in &seats {
-        (seat.report)(RoleReport::Started(seat.role));
+        seat.report(RoleReport::Started(seat.role()));
     }
-    while seats.iter().any(|seat| seat.worker.is_some()) {
+    while !seats.iter().all(Seat::has_ended) {
         while wake.try_recv().is_ok() {}
         let (mut any_progress, mut any_paused) = (false, false);
-        for seat in seats.iter_mut().filter(|seat| seat.worker.is_some()) {
+        for seat in seats.iter_mut().filter(|seat| !seat.has_ended()) {
             match seat.turn() {
-                Turn::Progressed | Turn::Ended => any_progress = true,
+                Turn::Ready | Turn::Progressed | Turn::Ended => any_progress = true,
                 Turn::Starved => {}
                 Turn::Paused => any_paused = true,
                 Turn::Failed => {
@@ -229,7 +56,7 @@ pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) 
                 }
             }
         }
-        let n_stopping = seats.iter().filter(|seat| seat.is_stopping).count();
+        let n_stopping = seats.iter().filter(|seat| seat.is_stopping()).count();
         if (1..seats.len()).contains(&n_stopping) {
             // A command to stop is for all but reaches one after another: those who do not know of it yet would look
             // stuck.
@@ -238,7 +65,7 @@ pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) 
             let _ = wake.recv();
         } else if !any_progress {
             let report = Unmendable(stuck(&seats, state).into()).into();
-            if let Some(seat) = seats.iter_mut().find(|seat| seat.worker.is_some()) {
+            if let Some(seat) = seats.iter_mut().find(|seat| !seat.has_ended()) {
                 seat.fail(&report);
                 seat.await_verdict(&wake);
             }
@@ -246,24 +73,29 @@ pub fn run_in_turn(mut seats: Vec<Seat>, wake: Receiver<()>, state: &FlowState) 
     }
 }
 
-fn stuck(seats: &[Seat], state: &FlowState) -> String {
+/// What to say of a flow in which nobody can go on.
+pub(super) fn stuck(seats: &[Seat], state: &FlowState) -> String {
     let mut text = format!("deadlock: no role can go on, {}", state.describe());
-    for worker in seats.iter().filter_map(|seat| seat.worker.as_ref()) {
+    for (role, in_hand) in seats.iter().filter_map(|seat| Some((seat.role(), seat.describe()?))) {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n{}: {}", worker.role(), worker.describe());
+        let _ = write!(text, "\n{role}: {in_hand}");
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
-    use collimate_protocol::Role;
+    use collimate_protocol::messages::{RoleCommand, RoleFailure};
+    use collimate_protocol::{Role, RoleError, RoleId};
     use crossbeam_channel::unbounded;
 
     use super::super::config::FlowConfig;
+    use super::super::counters::RoleCounters;
     use super::super::office::TicketOffice;
+    use super::super::worker::{Step, Worker};
     use super::*;
 
     /// Does nothing until it is told to stop.

@@ -18,6 +18,7 @@
 //! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate; [`office`]: where all share it. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
+//! - [`driver`] and [`seat`]: who gives a worker its turns. [`simulation`]: the same in virtual time.
 //! - [`replay`]: a journal run again, without actors.
 //! - [`wiring`]: one function that builds the graph.
 //!
@@ -39,6 +40,7 @@ pub mod latest;
 mod learner;
 pub mod ledger;
 pub mod office;
+mod overseer;
 mod pretrain_mixer;
 pub mod prompt_source;
 pub mod recorder;
@@ -47,6 +49,8 @@ pub mod replay;
 pub(crate) mod restarts;
 mod reward_scorer;
 mod scorer;
+pub mod seat;
+pub mod simulation;
 pub mod wiring;
 pub mod worker;
 

@@ -53,17 +53,6 @@ pub trait Worker: Send {
         Ok(())
     }
 
-    /// Both halves of a step. Never [`Step::Ready`].
-    ///
-    /// # Errors
-    /// As for its halves.
-    fn step(&mut self) -> Result<Step, RoleError> {
-        match self.take()? {
-            Step::Ready => self.work().map(|()| Step::Progressed),
-            step => Ok(step),
-        }
-    }
-
     /// The work in hand.
     fn workload(&self) -> Workload {
         Workload::default()

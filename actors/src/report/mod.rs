@@ -15,4 +15,5 @@ pub mod table;
 pub mod terminal;
 
 pub use page::write;
+pub(crate) use terminal::aligned;
 pub use terminal::text;

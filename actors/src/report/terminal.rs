@@ -34,15 +34,15 @@ pub fn text(summary: &Summary, dir: &Path) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Columns as wide as their widest cell.
-fn aligned(rows: Vec<[String; 3]>) -> Vec<String> {
+/// Columns as wide as their widest cell; the first is a label, the others are numbers.
+pub(crate) fn aligned<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2)];
-    rows.iter()
-        .map(|[label, before, after]| {
-            format!("{label:<0$}  {before:>1$}  {after:>2$}", widths[0], widths[1], widths[2])
-        })
-        .collect()
+    let widths: [usize; N] = std::array::from_fn(width);
+    let cell = |column: usize, text: &str| match column {
+        0 => format!("{text:<0$}", widths[0]),
+        _ => format!("  {text:>0$}", widths[column]),
+    };
+    rows.iter().map(|row| row.iter().enumerate().map(|(column, text)| cell(column, text)).collect()).collect()
 }
 
 fn side_by_side(sample: &SampleRecord) -> Vec<String> {

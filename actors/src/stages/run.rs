@@ -167,7 +167,7 @@ impl Runner<'_> {
 }
 
 /// The models that PPO starts from: the SFT model, and the reward model where there is one.
-pub(super) fn input_models(recipe: &Recipe, dir: &RunDir) -> Result<(PathBuf, Option<PathBuf>), StageError> {
+pub fn input_models(recipe: &Recipe, dir: &RunDir) -> Result<(PathBuf, Option<PathBuf>), StageError> {
     let Some(config) = &recipe.ppo else {
         return Err(StageError::Setting("the recipe has no [ppo] table".into()));
     };

@@ -65,6 +65,11 @@ impl JournaledUpdate {
 }
 
 impl JournaledRollout {
+    /// Tokens of the response.
+    pub fn n_tokens(&self) -> usize {
+        self.versions.iter().map(|run| run.n_tokens as usize).sum()
+    }
+
     /// What the journal keeps of a rollout.
     pub fn of(scored: &ScoredRollout) -> Self {
         let rollout = &scored.rollout;

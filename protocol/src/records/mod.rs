@@ -5,6 +5,7 @@ mod data;
 mod journal;
 mod summary;
 mod update;
+mod work;
 
 pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, PromptRecord};
@@ -13,3 +14,4 @@ pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };
 pub use update::{BatchMetrics, FlowMetrics, QueueDepth, RolloutRecord, Spread, TrainMetrics, UpdateMetrics};
+pub use work::{WorkLine, WorkSums};

@@ -1,0 +1,241 @@
+//! PPO of a run directory, some updates of it, four ways in turn: as bare calls in a loop, on the flow on one thread, and
+//! on threads with a bound on staleness of 0 and of 1. What the actors cost, and what their overlap brings.
+//!
+//! `cargo run --release -p collimate --example flow_speed -- runs/instructgpt [UPDATES] [ROUNDS]`
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use collimate::flow::{FlowConfig, FlowMode, NoSink};
+use collimate::rundir::{RunDir, Stage};
+use collimate::stages::context::{StageContext, StopFlag, Unobserved};
+use collimate::stages::ppo_config::PpoStageConfig;
+use collimate::stages::ppo_parts::PpoParts;
+use collimate::stages::recipe::Recipe;
+use collimate::stages::run::input_models;
+use collimate::{config, device};
+use collimate_protocol::roles::{RewardRequest, Sampler, Trainer};
+use collimate_protocol::{Prompt, RoleError, Rollout, ScoredRollout, Ticket, TicketId};
+
+fn main() -> Result<()> {
+    // SAFETY: no other thread runs yet.
+    unsafe { collimate::process::tune() };
+    let mut arguments = std::env::args().skip(1);
+    let dir = arguments.next().context("expected a run directory, as in runs/instructgpt")?;
+    let mut number = |default: u64| arguments.next().map_or(Ok(default), |text| text.parse());
+    let (n_updates, n_rounds) = (number(10)?, number(3)?);
+    let bench = Bench::open(Path::new(&dir), n_updates)?;
+
+    let mut all: [Vec<Measured>; 4] = Default::default();
+    for round in 0..n_rounds {
+        for (variant, measured) in Variant::ALL.into_iter().zip(&mut all) {
+            let of_round = bench.measure(variant)?;
+            println!("round {}: {:<22} {of_round}", round + 1, variant.name());
+            measured.push(of_round);
+        }
+        let checksums: Vec<u64> = all[..3].iter().filter_map(|rounds| rounds.last()).map(|m| m.checksum).collect();
+        if checksums.iter().any(|checksum| *checksum != checksums[0]) {
+            bail!("synchronous runs came to different weights: {checksums:x?}");
+        }
+    }
+    let ratio = |of: usize, to: usize| {
+        let mut ratios: Vec<f64> = all[of].iter().zip(&all[to]).map(|(a, b)| b.seconds / a.seconds).collect();
+        ratios.sort_by(f64::total_cmp);
+        (ratios[ratios.len() / 2], ratios[0], ratios[ratios.len() - 1])
+    };
+    for (what, (median, least, most)) in [
+        ("updates a second, flow on one thread against bare calls", ratio(1, 0)),
+        ("updates a second, threads with k = 0 against bare calls", ratio(2, 0)),
+        ("updates a second, threads with k = 1 against k = 0", ratio(3, 2)),
+    ] {
+        println!("{what}: {median:.3} ({least:.3} to {most:.3})");
+    }
+    println!("the first three came to the same weights, bit for bit");
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Variant {
+    Bare,
+    OneThread,
+    Threads { max_staleness: u64 },
+}
+
+impl Variant {
+    const ALL: [Self; 4] =
+        [Self::Bare, Self::OneThread, Self::Threads { max_staleness: 0 }, Self::Threads { max_staleness: 1 }];
+
+    fn name(self) -> String {
+        match self {
+            Self::Bare => "bare calls".to_owned(),
+            Self::OneThread => "flow on one thread".to_owned(),
+            Self::Threads { max_staleness } => format!("threads, k = {max_staleness}"),
+        }
+    }
+}
+
+struct Measured {
+    seconds: f64,
+    n_updates: u64,
+    checksum: u64,
+    /// Share of the time that each core was in use, by whomever.
+    cores: Vec<f64>,
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cores: Vec<String> = self.cores.iter().map(|busy| format!("{:.0} %", 100.0 * busy)).collect();
+        let rate = self.n_updates as f64 / self.seconds;
+        write!(f, "{:.2} s, {rate:.3} updates a second, cores {}", self.seconds, cores.join(" "))
+    }
+}
+
+struct Bench {
+    recipe: Recipe,
+    ppo: PpoStageConfig,
+    parts: PpoParts,
+}
+
+impl Bench {
+    fn open(dir: &Path, n_updates: u64) -> Result<Self> {
+        let dir = RunDir::existing(dir)?;
+        let recipe: Recipe = config::load(&dir.config(), &[])?;
+        let mut ppo = recipe.ppo.clone().context("the run's recipe has no [ppo] table")?;
+        ppo.flow.n_updates = n_updates;
+        // The bare loop keeps none either.
+        ppo.flow.checkpoints.every = 0;
+        (ppo.flow.max_staleness, ppo.stage.n_generators) = (0, 1);
+        let (sft, reward_model) = input_models(&recipe, &dir)?;
+        let mut observer = Unobserved;
+        let context = context(&recipe, &mut observer)?;
+        let parts = PpoParts::load(&ppo, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &context)?;
+        Ok(Self { recipe, ppo, parts })
+    }
+
+    fn measure(&self, variant: Variant) -> Result<Measured> {
+        let mut observer = Unobserved;
+        let context = context(&self.recipe, &mut observer)?;
+        let flow = self.parts.flow(&self.ppo, Box::new(NoSink), None, &context)?;
+        let n_updates = self.ppo.flow.n_updates;
+        let (before, since) = (core_times()?, Instant::now());
+        let checksum = match variant {
+            Variant::Bare => bare_calls(flow, &self.ppo),
+            Variant::OneThread => {
+                run_flow(flow, FlowConfig { mode: FlowMode::Deterministic, ..self.ppo.flow.clone() })
+            }
+            Variant::Threads { max_staleness } => {
+                run_flow(flow, FlowConfig { mode: FlowMode::Threaded, max_staleness, ..self.ppo.flow.clone() })
+            }
+        };
+        let (seconds, after) = (since.elapsed().as_secs_f64(), core_times()?);
+        let checksum = checksum.map_err(|error| anyhow::anyhow!("{}: {error}", variant.name()))?;
+        let cores = before.iter().zip(&after).map(|(before, after)| before.busy_until(after)).collect();
+        Ok(Measured { seconds, n_updates, checksum, cores })
+    }
+}
+
+fn context<'a>(recipe: &Recipe, observer: &'a mut Unobserved) -> Result<StageContext<'a>> {
+    Ok(StageContext {
+        seed: recipe.seed,
+        device: device::open(&recipe.device.0)?,
+        // Nothing is written.
+        out_dir: Stage::Ppo.name().into(),
+        stop: StopFlag::default(),
+        observer,
+        started: Instant::now(),
+    })
+}
+
+type Flow = collimate::stages::ppo_parts::StageFlow;
+
+fn run_flow(flow: Flow, config: FlowConfig) -> Result<u64, RoleError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async { flow.start(&config).await?.wait().await })?;
+    outcome.trainer.checksum()
+}
+
+/// PPO as one would write it down: no actor, no channel, no ledger.
+fn bare_calls(flow: Flow, config: &PpoStageConfig) -> Result<u64, RoleError> {
+    let Flow { mut prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, .. } =
+        flow;
+    let (n_slots, batch_size) = (samplers[0].n_slots, config.flow.batch_size);
+    let (mut sampler, mut reference) = (samplers[0].factory.make()?, references[0].make()?);
+    let (mut reward, mut maker) = (rewards[0].make()?, experience_maker.make()?);
+    let (mut text, mut trainer) = (pretrain.map(|text| text.make()).transpose()?, trainer.make()?);
+    let mut next_ticket = 0;
+    for _ in 0..config.flow.n_updates {
+        let snapshot = trainer.snapshot()?;
+        sampler.load(&snapshot)?;
+        let mut waiting: VecDeque<Prompt> = VecDeque::new();
+        for _ in 0..batch_size {
+            let (prompt_id, sample_idx, tokens) = prompts.next_prompt();
+            let ticket = Ticket { id: TicketId(next_ticket), prompt_id, sample_idx };
+            next_ticket += 1;
+            waiting.push_back(Prompt { ticket, tokens });
+        }
+        let mut rollouts = sampled(&mut *sampler, n_slots, waiting)?;
+        rollouts.sort_by_key(|rollout| rollout.prompt.ticket.id);
+        let mut scored = Vec::new();
+        for rollouts in rollouts.chunks(config.flow.scorer_batch) {
+            let ref_logprobs = reference.logprobs(rollouts)?;
+            let requests = rollouts.iter().map(|rollout| RewardRequest::of(rollout, &*detokenizer));
+            let scores = reward.scores(&requests.collect::<Result<Vec<_>, _>>()?)?;
+            let all = rollouts.iter().cloned().zip(ref_logprobs).zip(scores);
+            scored.extend(all.map(|((rollout, ref_logprobs), score)| ScoredRollout { rollout, ref_logprobs, score }));
+        }
+        let batch = maker.assemble(snapshot.version, scored, &snapshot)?;
+        let n_pretrain = trainer.pretrain_batches_per_update() as u64;
+        let numbers = snapshot.version.0 * n_pretrain..(snapshot.version.0 + 1) * n_pretrain;
+        let pretrain = text.iter_mut().flat_map(|text| numbers.clone().map(|idx| text.batch(idx)));
+        let pretrain = pretrain.collect::<Result<Vec<_>, _>>()?;
+        trainer.update(&batch, &pretrain)?;
+    }
+    trainer.checksum()
+}
+
+/// A slot that becomes free takes the next prompt.
+fn sampled<W>(
+    sampler: &mut dyn Sampler<W>,
+    n_slots: usize,
+    mut waiting: VecDeque<Prompt>,
+) -> Result<Vec<Rollout>, RoleError> {
+    let mut rollouts = Vec::new();
+    loop {
+        while sampler.n_running() < n_slots
+            && let Some(prompt) = waiting.pop_front()
+        {
+            sampler.admit(prompt)?;
+        }
+        if sampler.n_running() == 0 {
+            return Ok(rollouts);
+        }
+        rollouts.extend(sampler.step()?);
+    }
+}
+
+/// A core's time so far, in ticks.
+struct CoreTime {
+    all: u64,
+    idle: u64,
+}
+
+impl CoreTime {
+    fn busy_until(&self, later: &Self) -> f64 {
+        let (all, idle) = (later.all - self.all, later.idle - self.idle);
+        if all == 0 { 0.0 } else { 1.0 - idle as f64 / all as f64 }
+    }
+}
+
+/// Of each core, from /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal. Empty where there is none.
+fn core_times() -> Result<Vec<CoreTime>> {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let core = |line: &str| {
+        let (name, ticks) = line.split_once(' ')?;
+        name.strip_prefix("cpu")?.parse::<usize>().ok()?;
+        let ticks: Vec<u64> = ticks.split_whitespace().take(8).filter_map(|tick| tick.parse().ok()).collect();
+        Some(CoreTime { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
+    };
+    Ok(text.lines().filter_map(core).collect())
+}
