@@ -43,7 +43,7 @@ impl Sabotage {
         match self.fault {
             Fault::Panic => resume_unwind(Box::new("injected panic")),
             Fault::Error => Err("injected error".into()),
-            Fault::Stall => loop {
+            Fault::Stall | Fault::Hang => loop {
                 std::thread::park();
             },
         }

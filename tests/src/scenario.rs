@@ -51,7 +51,14 @@ pub struct Scenario {
 impl Default for Scenario {
     fn default() -> Self {
         let restarts = RestartConfig { most_failures: 0, backoff_s: 0.0, ..RestartConfig::default() };
-        let config = FlowConfig { n_updates: 4, batch_size: 4, scorer_batch: 2, restarts, ..FlowConfig::default() };
+        let config = FlowConfig {
+            n_updates: 4,
+            batch_size: 4,
+            scorer_batch: 2,
+            scorer_waits_for: 1,
+            restarts,
+            ..FlowConfig::default()
+        };
         Self {
             config: FlowConfig { mode: FlowMode::Deterministic, ..config },
             n_prompts: 7,

@@ -24,14 +24,15 @@ fn capacities() -> impl Strategy<Value = Capacities> {
 fn configs() -> impl Strategy<Value = FlowConfig> {
     let weight_updates = prop_oneof![Just(WeightUpdates::InFlight), Just(WeightUpdates::BetweenRollouts)];
     // With one rollout a batch, a few samples that are not finite in a row would rightly end the run.
-    (1..=6u64, 2..=7usize, 0..=3u64, weight_updates, 1..=5usize, capacities()).prop_map(
-        |(n_updates, batch_size, max_staleness, weight_updates, scorer_batch, capacities)| FlowConfig {
+    (1..=6u64, 2..=7usize, 0..=3u64, weight_updates, (1..=5usize, 0..=4usize), capacities()).prop_map(
+        |(n_updates, batch_size, max_staleness, weight_updates, (scorer_batch, fewer), capacities)| FlowConfig {
             n_updates,
             batch_size,
             max_staleness,
             mode: FlowMode::Deterministic,
             weight_updates,
             scorer_batch,
+            scorer_waits_for: scorer_batch.saturating_sub(fewer).max(1),
             capacities,
             ..FlowConfig::default()
         },

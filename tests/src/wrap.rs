@@ -181,6 +181,8 @@ pub enum Fault {
     Error,
     /// It does nothing more until it is told to stop.
     Stall,
+    /// Its step never ends, where no command reaches it.
+    Hang,
 }
 
 struct FailAt {
@@ -205,6 +207,9 @@ impl Around for FailAt {
             Fault::Panic => resume_unwind(Box::new("injected panic")),
             Fault::Error => Some(Err("injected error".into())),
             Fault::Stall => Some(Ok(Step::Starved)),
+            Fault::Hang => loop {
+                std::thread::park();
+            },
         }
     }
 

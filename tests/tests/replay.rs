@@ -65,6 +65,7 @@ fn config(n_updates: u64) -> FlowConfig {
         max_staleness: 2,
         // So that a scorer is called often enough to be lost in mid-run, however late it comes to its turn.
         scorer_batch: 2,
+        scorer_waits_for: 2,
         mode: FlowMode::Threaded,
         restarts: RestartConfig { backoff_s: 0.0, ..RestartConfig::default() },
         ..FlowConfig::default()

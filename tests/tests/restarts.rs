@@ -106,6 +106,25 @@ async fn the_compute_thread_of_each_role_is_lost_in_turn_and_as_many_samples_are
     }
 }
 
+/// The clock is tokio's and paused, so that what the others are given to end in takes no time.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_hangs_outside_of_its_compute_thread_ends_the_run_by_its_name() {
+    let mut scenario = mending(FlowMode::Threaded);
+    scenario.config.restarts.stall_s = 0.2;
+    for role in Role::ALL {
+        let log = SharedLog::default();
+        let (has_failed, wrap) = failing(RoleId::only(role), Fault::Hang, 3, 1);
+        let handle = scenario.graph(&log).map_workers(wrap).start().await.unwrap();
+        let Err(RunError::Role { role: found, error, tickets, .. }) = handle.wait().await.map(drop) else {
+            panic!("{role:?} hung, and the run has ended well")
+        };
+        assert!(has_failed.load(Ordering::Relaxed));
+        assert_eq!(found.role, role, "{error}");
+        assert!(error.starts_with("stalled: its step has lasted"), "{error}");
+        assert!(tickets.is_conserved(), "{tickets:?}");
+    }
+}
+
 #[tokio::test]
 async fn one_failure_too_many_ends_the_run_with_the_first_error() {
     for mode in [FlowMode::Deterministic, FlowMode::Threaded] {

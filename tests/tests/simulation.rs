@@ -1,6 +1,7 @@
 //! The flow in virtual time: any durations, any devices, failures at any moment. A failure prints the flow, which with
 //! its seed is the whole run.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use collimate::flow::simulation::{Load, Simulated, VirtualClock};
@@ -167,6 +168,29 @@ fn hundreds_of_generators_with_stragglers_and_failures_keep_the_laws() {
     assert!(dropped.is_some_and(|n| *n > 0), "no straggler was dropped: the bound was never reached");
     let n_restarts = simulated.reports.iter().filter(|report| matches!(report, RoleReport::Restarted(_))).count();
     assert_eq!(n_restarts, 40);
+}
+
+/// Synchronous, so that after each batch nothing is on its way before the next update.
+#[test]
+fn a_scorer_waits_for_its_fill_unless_nothing_more_is_on_its_way() {
+    let mut scenario = mending(Scenario { lengths: Lengths::all(3), ..Scenario::default() });
+    scenario.lengths.max = 9;
+    (scenario.config.batch_size, scenario.config.max_staleness) = (14, 0);
+    (scenario.config.scorer_batch, scenario.config.scorer_waits_for) = (6, 4);
+    let mut n_scored: BTreeMap<Role, Vec<usize>> = BTreeMap::new();
+    let simulated = scenario.graph(&SharedLog::default()).simulate(&[1.0], &VirtualClock::default(), |role, work| {
+        n_scored.entry(role.role).or_default().push(work.n_items);
+        Load { device_idx: 0, core_s: if role.role == Role::Generator { 1.0 } else { 0.1 }, most_cores: 1.0 }
+    });
+    assert_eq!(simulated.outcome.unwrap().version.0, scenario.config.n_updates);
+    for role in [Role::ReferenceScorer, Role::RewardScorer] {
+        let mut n_in_batch = 0;
+        for n in &n_scored[&role] {
+            n_in_batch += n;
+            assert!(*n >= 4 || n_in_batch == 14, "{n} scored with more on their way: {:?}", n_scored[&role]);
+            n_in_batch %= 14;
+        }
+    }
 }
 
 #[test]

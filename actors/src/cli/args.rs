@@ -46,6 +46,7 @@ pub enum Command {
     /// Optimise the SFT model against the reward: the recipe's `ppo` table.
     Ppo(RunArgs),
     /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
+    #[command(after_long_help = "Examples:\n  collimate status runs/mine\n  collimate status 9464")]
     Status(StatusArgs),
     /// Do a run of PPO again from its journal, on one thread, and compare every weight.
     #[command(
@@ -113,7 +114,8 @@ pub struct RunArgs {
     /// Print one JSON object for each event on standard output, instead of progress bars and tables.
     #[arg(long)]
     pub json: bool,
-    /// Serve metrics for Prometheus at this port of the loopback interface, or at ADDRESS:PORT.
+    /// Serve metrics for Prometheus (/metrics) and the status (/status) at this port of the loopback interface, or at
+    /// ADDRESS:PORT.
     #[arg(long, value_name = "PORT")]
     pub metrics_addr: Option<String>,
 }
@@ -121,9 +123,9 @@ pub struct RunArgs {
 /// What `status` takes.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The run directory.
-    #[arg(value_name = "RUN_DIR")]
-    pub dir: PathBuf,
+    /// The run directory, or the --metrics-addr of a live run: a port of this machine, or ADDRESS:PORT.
+    #[arg(value_name = "RUN_DIR|ADDRESS")]
+    pub run: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::args::RunArgs;
 use super::{Ended, interrupt, print};
-use crate::observe::{Console, ConsoleEvent, prometheus};
+use crate::observe::{Console, ConsoleEvent, server};
 use crate::rundir::{RunDir, Stage};
 use crate::stages::context::StopFlag;
 use crate::stages::recipe::Recipe;
@@ -25,7 +25,7 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     // What can be refused without touching the disk comes first.
     device::open(&recipe.device.0)?;
     if let Some(address) = &args.metrics_addr {
-        prometheus::serve(prometheus::parse_address(address)?)?;
+        server::serve(server::parse_address(address)?)?;
     }
     let dir = RunDir::open(&root, &recipe)?;
     let console = Console::new(args.json);

@@ -1,28 +1,49 @@
 //! `status`: how a run of PPO is, from outside.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use collimate_protocol::messages::RunStatus;
 
 use super::args::StatusArgs;
 use super::print;
+use crate::observe::server;
 use crate::rundir::{Checkpoints, RunDir, Stage, status};
 
 /// Prints the run as it was a moment ago.
 pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let dir = RunDir::existing(&args.dir)?;
-    let folder = dir.stage(Stage::Ppo);
-    let status = status::read(&folder.status())?;
-    if args.json {
-        return Ok(print(&format!("{}\n", serde_json::to_string(&status)?))?);
+    match address(&args.run) {
+        Some(address) => {
+            let status = server::fetch_status(address)?;
+            let kept = status.checkpoint.map_or(String::new(), |version| format!("{version} is the newest"));
+            show(args, &status, true, Duration::ZERO, &kept)
+        }
+        None => {
+            let dir = RunDir::existing(&args.run)?;
+            let folder = dir.stage(Stage::Ppo);
+            let status = status::read(&folder.status())?;
+            let is_live = dir.is_in_use()?;
+            let age = std::fs::metadata(folder.status())?.modified()?.elapsed().unwrap_or_default();
+            let checkpoints = Checkpoints::at(&folder.checkpoints()).versions()?;
+            let kept = checkpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            show(args, &status, is_live, age, &kept)
+        }
     }
-    let is_live = dir.is_in_use()?;
-    let age = std::fs::metadata(folder.status())?.modified()?.elapsed().unwrap_or_default();
-    let checkpoints = Checkpoints::at(&folder.checkpoints()).versions()?;
-    let kept = checkpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    print(&text(&status, is_live, age, &kept))?;
-    Ok(())
+}
+
+/// The address that is meant, where it is one and no folder has that name.
+fn address(run: &Path) -> Option<SocketAddr> {
+    let text = run.to_str().filter(|_| !run.exists())?;
+    server::parse_address(text).ok()
+}
+
+fn show(args: &StatusArgs, status: &RunStatus, is_live: bool, age: Duration, kept: &str) -> anyhow::Result<()> {
+    if args.json {
+        return Ok(print(&format!("{}\n", serde_json::to_string(status)?))?);
+    }
+    Ok(print(&text(status, is_live, age, kept))?)
 }
 
 fn text(status: &RunStatus, is_live: bool, age: Duration, kept: &str) -> String {

@@ -46,8 +46,11 @@ pub struct FlowConfig {
     pub mode: FlowMode,
     /// When generators take new weights: "in_flight" (before the next token) or "between_rollouts".
     pub weight_updates: WeightUpdates,
-    /// Most rollouts that a scorer takes at once; it never waits for more than one.
+    /// Most rollouts that a scorer takes at once.
     pub scorer_batch: usize,
+    /// Rollouts that a scorer waits for before it begins, as long as more are on their way. Few at once cost nearly as
+    /// much as many; but where scoring is slow beside sampling (a process, a large reward model), 1 is soonest done.
+    pub scorer_waits_for: usize,
     /// How many items fit between two roles.
     pub capacities: Capacities,
     /// Threads that a role computes with when threaded; 0 shares those of the process.
@@ -71,6 +74,7 @@ impl Default for FlowConfig {
             mode: FlowMode::default(),
             weight_updates: WeightUpdates::default(),
             scorer_batch: 16,
+            scorer_waits_for: 8,
             capacities: Capacities::default(),
             threads: RoleThreads::default(),
             restarts: RestartConfig::default(),
@@ -213,6 +217,7 @@ impl FlowConfig {
             ("n_updates", self.n_updates),
             ("batch_size", self.batch_size as u64),
             ("scorer_batch", self.scorer_batch as u64),
+            ("scorer_waits_for", self.scorer_waits_for as u64),
             ("capacities.prompts", capacities.prompts as u64),
             ("capacities.rollouts", capacities.rollouts as u64),
             ("capacities.referenced", capacities.referenced as u64),
@@ -225,6 +230,12 @@ impl FlowConfig {
             if value == 0 {
                 return Err(RunError::Config(format!("{key} is 0, it must be at least 1")));
             }
+        }
+        if self.scorer_waits_for > self.scorer_batch {
+            return Err(RunError::Config(format!(
+                "scorer_waits_for is {}, more than the {} that scorer_batch lets a scorer take",
+                self.scorer_waits_for, self.scorer_batch
+            )));
         }
         self.restarts.validate()?;
         let too_many =

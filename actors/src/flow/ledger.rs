@@ -171,6 +171,11 @@ impl Ledger {
         self.counts.trained < self.n_wanted
     }
 
+    /// Tickets issued so far.
+    pub fn n_issued(&self) -> u64 {
+        self.counts.issued
+    }
+
     /// The totals.
     pub fn counts(&self) -> TicketCounts {
         TicketCounts { in_flight: self.open.len() as u64, ..self.counts.clone() }

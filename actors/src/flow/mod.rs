@@ -27,6 +27,7 @@
 //! error that says why.
 
 pub mod alarms;
+mod approach;
 pub mod compute;
 pub mod config;
 pub mod counters;

@@ -125,6 +125,11 @@ impl TicketOffice {
         self.ledger().is_complete()
     }
 
+    /// Tickets issued so far.
+    pub fn n_issued(&self) -> u64 {
+        self.ledger().n_issued()
+    }
+
     /// The totals now.
     pub fn counts(&self) -> TicketCounts {
         self.ledger().counts()

@@ -1,10 +1,14 @@
 //! What both scorers have in common: take what is there, score it, send it on.
+//!
+//! A pass over a few rollouts costs nearly as much as one over many, and takes cores from whoever shares them. So a
+//! scorer waits until some are there, unless no more are on their way.
 
 use std::sync::Arc;
 
 use collimate_protocol::{RoleError, RoleId, Rollout};
 use crossbeam_channel::Select;
 
+use super::approach::Approach;
 use super::compute::Compute;
 use super::counters::RoleCounters;
 use super::hop::{Inlet, Outlet, Taken};
@@ -39,6 +43,9 @@ pub(super) struct Scorer<S: Score> {
     pub engine: Compute<S::Engine>,
     /// Most rollouts at once.
     pub scorer_batch: usize,
+    /// Fewest, as long as more are on their way.
+    pub scorer_waits_for: usize,
+    pub approach: Approach,
     pub office: TicketOffice,
     pub unscored: Inlet<S::Unscored>,
     pub in_hand: Vec<S::Unscored>,
@@ -53,6 +60,7 @@ impl<S: Score> Worker for Scorer<S> {
     }
 
     fn take(&mut self) -> Result<Step, RoleError> {
+        self.approach.hear();
         if self.is_stopping {
             self.in_hand.drain(..).try_for_each(|unscored| self.office.shut_down(&unscored))?;
             self.scored.shut_down(&self.office)?;
@@ -62,17 +70,21 @@ impl<S: Score> Worker for Scorer<S> {
         if !self.scored.flush() {
             return Ok(Step::Starved);
         }
+        let mut any = false;
         while self.in_hand.len() < self.scorer_batch {
             let Taken::Item(unscored) = self.unscored.take() else { break };
             self.in_hand.push(unscored);
+            self.approach.took_one();
+            any = true;
         }
-        if !self.in_hand.is_empty() {
+        if self.in_hand.len() >= self.scorer_waits_for || (!self.in_hand.is_empty() && !self.approach.is_more_to_come())
+        {
             return Ok(Step::Ready);
         }
-        if self.unscored.has_ended() {
+        if self.in_hand.is_empty() && self.unscored.has_ended() {
             return Ok(at_the_end(&self.office));
         }
-        Ok(if was_blocked { Step::Progressed } else { Step::Starved })
+        Ok(if was_blocked || any { Step::Progressed } else { Step::Starved })
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
@@ -100,6 +112,7 @@ impl<S: Score> Worker for Scorer<S> {
             self.scored.wait(select);
         } else {
             self.unscored.wait(select);
+            self.approach.wait(select);
         }
     }
 

@@ -11,6 +11,7 @@ use collimate_protocol::roles::{
 use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
 use super::alarms::Alarms;
+use super::approach::Approach;
 use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, NO_CHECKPOINT, RoleCounters};
@@ -272,13 +273,18 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             counters: buffer_counters,
             is_stopping: false,
         };
-        let reward_scorers = rewards.into_iter().zip(reward_counters).enumerate().map(|(idx, (reward, counters))| {
+        let n_past = ledger.as_ref().map_or(0, |ledger| ledger.counts.issued - ledger.open.len() as u64);
+        let approaches = |n_scorers| Approach::of(n_scorers, &office, n_past);
+        let rewards = rewards.into_iter().zip(approaches(reward_counters.len()));
+        let reward_scorers = rewards.zip(reward_counters).enumerate().map(|(idx, ((reward, approach), counters))| {
             let role = RoleId { role: Role::RewardScorer, idx };
             Scorer {
                 role,
                 score: RewardScore { detokenizer: detokenizer.clone() },
                 engine: Compute::new(role, reward, place(role.role)),
                 scorer_batch: config.scorer_batch,
+                scorer_waits_for: config.scorer_waits_for,
+                approach,
                 office: office.clone(),
                 unscored: referenced_in.clone(),
                 in_hand: Vec::new(),
@@ -287,14 +293,17 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                 is_stopping: false,
             }
         });
+        let references = references.into_iter().zip(approaches(reference_counters.len()));
         let reference_scorers =
-            references.into_iter().zip(reference_counters).enumerate().map(|(idx, (reference, counters))| {
+            references.zip(reference_counters).enumerate().map(|(idx, ((reference, approach), counters))| {
                 let role = RoleId { role: Role::ReferenceScorer, idx };
                 Scorer {
                     role,
                     score: ReferenceScore,
                     engine: Compute::new(role, reference, place(role.role)),
                     scorer_batch: config.scorer_batch,
+                    scorer_waits_for: config.scorer_waits_for,
+                    approach,
                     office: office.clone(),
                     unscored: rollouts_in.clone(),
                     in_hand: Vec::new(),

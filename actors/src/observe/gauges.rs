@@ -1,6 +1,8 @@
 //! What a PPO run shows of itself while it runs, through the `metrics` crate: without a recorder installed it costs
 //! nothing, with [`super::prometheus`] it is served.
 
+use std::sync::{Mutex, PoisonError};
+
 use collimate_protocol::messages::RunStatus;
 use collimate_protocol::records::{QueueDepth, Spread, UpdateMetrics};
 use collimate_protocol::{Role, TicketCounts};
@@ -50,8 +52,17 @@ pub fn show_update(update: &UpdateMetrics) {
     gauge!("collimate_update_seconds").set(update.flow.update_s);
 }
 
+/// The process' run as it was last shown.
+static LATEST: Mutex<Option<RunStatus>> = Mutex::new(None);
+
+/// The status that was shown last; `None` before the first.
+pub fn latest_status() -> Option<RunStatus> {
+    LATEST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// Shows the ledger and the queues as they are between updates.
 pub fn show_status(status: &RunStatus) {
+    *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
     gauge!("collimate_policy_version").set(status.version.0 as f64);
     show_tickets(&status.tickets);
     for role in Role::ALL {

@@ -3,7 +3,7 @@
 //! - [`console`]: progress bars, or JSON events, or nothing.
 //! - [`update_line`]: one line an update.
 //! - [`tensorboard`]: event files.
-//! - [`gauges`] and [`prometheus`]: the same, served.
+//! - [`gauges`] and [`server`]: the same, served.
 //! - [`stage_recorder`]: a training stage's steps to all of these and to `metrics.jsonl`.
 //! - [`ppo_recorder`]: PPO's updates and rollouts to all of these.
 
@@ -11,7 +11,7 @@ pub mod console;
 pub mod gauges;
 pub mod numbers;
 pub mod ppo_recorder;
-pub mod prometheus;
+pub mod server;
 pub mod stage_recorder;
 pub mod tensorboard;
 pub mod update_line;

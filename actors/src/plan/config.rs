@@ -26,6 +26,8 @@ pub struct PlanConfig {
     pub n_reward_scorers: usize,
     /// Most rollouts that a scorer takes at once.
     pub scorer_batch: usize,
+    /// Rollouts that a scorer waits for as long as more are on their way.
+    pub scorer_waits_for: usize,
     /// When generators take new weights: "in_flight" or "between_rollouts".
     pub weight_updates: WeightUpdates,
     /// Updates from one checkpoint to the next; 0 for none. For each the flow runs dry.
@@ -157,6 +159,7 @@ impl Default for PlanConfig {
             n_reference_scorers: 1,
             n_reward_scorers: 1,
             scorer_batch: flow.scorer_batch,
+            scorer_waits_for: flow.scorer_waits_for,
             weight_updates: flow.weight_updates,
             checkpoints_every: flow.checkpoints.every,
             prompt_tokens: 256,
@@ -181,6 +184,7 @@ impl PlanConfig {
             mode: FlowMode::Deterministic,
             weight_updates: self.weight_updates,
             scorer_batch: self.scorer_batch,
+            scorer_waits_for: self.scorer_waits_for,
             capacities: self.capacities.clone(),
             checkpoints: CheckpointConfig { every: self.checkpoints_every, ..CheckpointConfig::default() },
             // Each failure by itself: a plan is not about when to give up.

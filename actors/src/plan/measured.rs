@@ -96,6 +96,7 @@ pub fn measured(
         n_reference_scorers: setup.n_reference_scorers,
         n_reward_scorers: setup.n_reward_scorers,
         scorer_batch: flow.scorer_batch,
+        scorer_waits_for: flow.scorer_waits_for,
         weight_updates: flow.weight_updates,
         checkpoints_every: flow.checkpoints.every,
         prompt_tokens: prompt_tokens as usize,

@@ -1,7 +1,9 @@
 //! PPO of a run directory, some updates of it, four ways in turn: as bare calls in a loop, on the flow on one thread, and
 //! on threads with a bound on staleness of 0 and of 1. What the actors cost, and what their overlap brings.
 //!
-//! `cargo run --release -p collimate --example flow_speed -- runs/instructgpt [UPDATES] [ROUNDS]`
+//! `cargo run --release -p collimate-examples --bin flow_speed -- runs/instructgpt [UPDATES] [ROUNDS]`
+//!
+//! CPU time says what work there was, on a machine that others use too; wall time says what came of it.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -40,17 +42,21 @@ fn main() -> Result<()> {
             bail!("synchronous runs came to different weights: {checksums:x?}");
         }
     }
-    let ratio = |of: usize, to: usize| {
-        let mut ratios: Vec<f64> = all[of].iter().zip(&all[to]).map(|(a, b)| b.seconds / a.seconds).collect();
+    let ratio = |of: usize, to: usize, seconds: fn(&Measured) -> f64| {
+        let mut ratios: Vec<f64> = all[of].iter().zip(&all[to]).map(|(a, b)| seconds(b) / seconds(a)).collect();
         ratios.sort_by(f64::total_cmp);
         (ratios[ratios.len() / 2], ratios[0], ratios[ratios.len() - 1])
     };
-    for (what, (median, least, most)) in [
-        ("updates a second, flow on one thread against bare calls", ratio(1, 0)),
-        ("updates a second, threads with k = 0 against bare calls", ratio(2, 0)),
-        ("updates a second, threads with k = 1 against k = 0", ratio(3, 2)),
+    println!("median of the rounds' ratios (least to most)");
+    for (what, of, to) in [
+        ("flow on one thread against bare calls", 1, 0),
+        ("threads with k = 0 against bare calls", 2, 0),
+        ("threads with k = 1 against k = 0", 3, 2),
     ] {
-        println!("{what}: {median:.3} ({least:.3} to {most:.3})");
+        for (unit, seconds) in [("second", (|m| m.seconds) as fn(&Measured) -> f64), ("CPU second", |m| m.cpu_s)] {
+            let (median, least, most) = ratio(of, to, seconds);
+            println!("  updates a {unit}, {what}: {median:.3} ({least:.3} to {most:.3})");
+        }
     }
     println!("the first three came to the same weights, bit for bit");
     Ok(())
@@ -78,6 +84,8 @@ impl Variant {
 
 struct Measured {
     seconds: f64,
+    /// Of the process.
+    cpu_s: f64,
     n_updates: u64,
     checksum: u64,
     /// Share of the time that each core was in use, by whomever.
@@ -88,7 +96,8 @@ impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let cores: Vec<String> = self.cores.iter().map(|busy| format!("{:.0} %", 100.0 * busy)).collect();
         let rate = self.n_updates as f64 / self.seconds;
-        write!(f, "{:.2} s, {rate:.3} updates a second, cores {}", self.seconds, cores.join(" "))
+        let (seconds, cpu_s) = (self.seconds, self.cpu_s);
+        write!(f, "{seconds:.2} s, {rate:.3} updates a second, {cpu_s:.2} CPU s, cores {}", cores.join(" "))
     }
 }
 
@@ -119,7 +128,7 @@ impl Bench {
         let context = context(&self.recipe, &mut observer)?;
         let flow = self.parts.flow(&self.ppo, Box::new(NoSink), None, &context)?;
         let n_updates = self.ppo.flow.n_updates;
-        let (before, since) = (core_times()?, Instant::now());
+        let (before, cpu_before, since) = (core_times(), process_cpu_s(), Instant::now());
         let checksum = match variant {
             Variant::Bare => bare_calls(flow, &self.ppo),
             Variant::OneThread => {
@@ -129,10 +138,10 @@ impl Bench {
                 run_flow(flow, FlowConfig { mode: FlowMode::Threaded, max_staleness, ..self.ppo.flow.clone() })
             }
         };
-        let (seconds, after) = (since.elapsed().as_secs_f64(), core_times()?);
+        let (seconds, cpu_s, after) = (since.elapsed().as_secs_f64(), process_cpu_s() - cpu_before, core_times());
         let checksum = checksum.map_err(|error| anyhow::anyhow!("{}: {error}", variant.name()))?;
         let cores = before.iter().zip(&after).map(|(before, after)| before.busy_until(after)).collect();
-        Ok(Measured { seconds, n_updates, checksum, cores })
+        Ok(Measured { seconds, cpu_s, n_updates, checksum, cores })
     }
 }
 
@@ -229,7 +238,7 @@ impl CoreTime {
 }
 
 /// Of each core, from /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal. Empty where there is none.
-fn core_times() -> Result<Vec<CoreTime>> {
+fn core_times() -> Vec<CoreTime> {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let core = |line: &str| {
         let (name, ticks) = line.split_once(' ')?;
@@ -237,5 +246,11 @@ fn core_times() -> Result<Vec<CoreTime>> {
         let ticks: Vec<u64> = ticks.split_whitespace().take(8).filter_map(|tick| tick.parse().ok()).collect();
         Some(CoreTime { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
     };
-    Ok(text.lines().filter_map(core).collect())
+    text.lines().filter_map(core).collect()
+}
+
+/// CPU seconds of all threads of this process.
+fn process_cpu_s() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + 1e-9 * now.tv_nsec as f64
 }
