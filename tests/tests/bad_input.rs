@@ -44,6 +44,12 @@ fn a_misspelt_key_is_answered_with_the_nearest_one() {
     expect(&home.fail(&["run", "recipe.toml", "--set", "device=gpu"]), &["`gpu` is no device", "cpu"]);
     let error = home.fail(&["run", "recipe.toml", "--metrics-addr", "everywhere"]);
     expect(&error, &["`everywhere` is no address"]);
+    home.write("plan.toml", "[costs.learner]\ntoken = 1\n");
+    expect(&home.fail(&["plan", "plan.toml"]), &["plan.toml:2", "`costs.learner.token`", "did you mean `token_s`?"]);
+    home.write("plan.toml", "n_slots = 0\n");
+    expect(&home.fail(&["plan", "plan.toml"]), &["n_slots is 0, it must be at least 1"]);
+    expect(&home.fail(&["plan", "--from", "nowhere"]), &["nowhere"]);
+    expect(&home.fail(&["status", "127.0.0.1:1"]), &["no status from 127.0.0.1:1"]);
 }
 
 #[test]

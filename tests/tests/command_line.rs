@@ -35,6 +35,13 @@ fn a_recipe_runs_from_raw_text_to_an_aligned_policy_and_leaves_everything_behind
         updates.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["version"].as_u64().unwrap()).collect();
     assert_eq!(versions, [1, 2, 3]);
     assert!(home.read("runs/one/ppo/rollouts.jsonl").lines().count() >= 3);
+    let planned = home.succeed(&["plan", "--from", "runs/one", "--set", "n_generators=[1]", "--json"]);
+    let planned: Value = serde_json::from_str(&planned).unwrap();
+    assert_eq!((&planned["measured"]["n_updates"], planned["forecasts"].as_array().unwrap().len()), (&3.into(), 4));
+    let assumed = home.succeed(&["plan", "--from", "runs/one", "--toml"]);
+    home.write("plan.toml", assumed);
+    assert!(home.succeed(&["plan", "plan.toml"]).contains("recommended: max_staleness = "));
+
     let report = home.read("runs/one/report.html");
     assert!(report.contains("<svg") && !report.contains("http-equiv"), "a page with curves");
     assert!(!report.contains("src=\"http"), "the page is self-contained");

@@ -3,9 +3,11 @@
 //!
 //! `cargo run --release -p collimate-examples --bin flow_speed -- runs/instructgpt [UPDATES] [ROUNDS]`
 //!
-//! CPU time says what work there was, on a machine that others use too; wall time says what came of it.
+//! Each ratio is of two runs, one right after the other, and can be no better than the machine is steady: CPU seconds of
+//! the same work show how steady it is. What the flow costs is measured within one run, too, and much more exactly: all
+//! time on one thread that is not a role's work, and the checksum after each update, which bare calls do without.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,7 +21,7 @@ use collimate::stages::recipe::Recipe;
 use collimate::stages::run::input_models;
 use collimate::{config, device};
 use collimate_protocol::roles::{RewardRequest, Sampler, Trainer};
-use collimate_protocol::{Prompt, RoleError, Rollout, ScoredRollout, Ticket, TicketId};
+use collimate_protocol::{Prompt, Role, RoleError, Rollout, ScoredRollout, Ticket, TicketId};
 
 fn main() -> Result<()> {
     // SAFETY: no other thread runs yet.
@@ -58,6 +60,15 @@ fn main() -> Result<()> {
             println!("  updates a {unit}, {what}: {median:.3} ({least:.3} to {most:.3})");
         }
     }
+    println!("seconds an update at work, bare and on one thread (least of the rounds)");
+    for role in Role::ALL {
+        let least = |rounds: &[Measured]| rounds.iter().map(|m| m.at_work_s(role)).fold(f64::INFINITY, f64::min);
+        println!("  {:<18} {:.4} {:.4}", role.name(), least(&all[0]), least(&all[1]));
+    }
+    let mut outside: Vec<f64> = all[1].iter().map(|m| 1.0 - m.at_work.values().sum::<f64>() / m.seconds).collect();
+    outside.sort_by(f64::total_cmp);
+    println!("time of the flow on one thread outside of the roles' work: {:.2} %", 100.0 * outside[outside.len() / 2]);
+    println!("the checksum of the weights: {:.2} % of an update of the whole flow", 100.0 * bench.checksum_share(&all[0])?);
     println!("the first three came to the same weights, bit for bit");
     Ok(())
 }
@@ -88,8 +99,17 @@ struct Measured {
     cpu_s: f64,
     n_updates: u64,
     checksum: u64,
+    /// Seconds that each role was at work.
+    at_work: BTreeMap<Role, f64>,
     /// Share of the time that each core was in use, by whomever.
     cores: Vec<f64>,
+}
+
+impl Measured {
+    /// Of an update.
+    fn at_work_s(&self, role: Role) -> f64 {
+        self.at_work.get(&role).copied().unwrap_or_default() / self.n_updates as f64
+    }
 }
 
 impl std::fmt::Display for Measured {
@@ -129,7 +149,7 @@ impl Bench {
         let flow = self.parts.flow(&self.ppo, Box::new(NoSink), None, &context)?;
         let n_updates = self.ppo.flow.n_updates;
         let (before, cpu_before, since) = (core_times(), process_cpu_s(), Instant::now());
-        let checksum = match variant {
+        let done = match variant {
             Variant::Bare => bare_calls(flow, &self.ppo),
             Variant::OneThread => {
                 run_flow(flow, FlowConfig { mode: FlowMode::Deterministic, ..self.ppo.flow.clone() })
@@ -139,9 +159,26 @@ impl Bench {
             }
         };
         let (seconds, cpu_s, after) = (since.elapsed().as_secs_f64(), process_cpu_s() - cpu_before, core_times());
-        let checksum = checksum.map_err(|error| anyhow::anyhow!("{}: {error}", variant.name()))?;
+        let (checksum, at_work) = done.map_err(|error| anyhow::anyhow!("{}: {error}", variant.name()))?;
         let cores = before.iter().zip(&after).map(|(before, after)| before.busy_until(after)).collect();
-        Ok(Measured { seconds, cpu_s, n_updates, checksum, cores })
+        Ok(Measured { seconds, cpu_s, n_updates, checksum, at_work, cores })
+    }
+}
+
+impl Bench {
+    /// What a checksum takes, as a share of what an update takes with all that leads to it.
+    fn checksum_share(&self, bare: &[Measured]) -> Result<f64> {
+        let mut observer = Unobserved;
+        let context = context(&self.recipe, &mut observer)?;
+        let flow = self.parts.flow(&self.ppo, Box::new(NoSink), None, &context)?;
+        let trainer = flow.trainer.make().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let since = Instant::now();
+        for _ in 0..N_CHECKSUMS {
+            std::hint::black_box(trainer.checksum().map_err(|error| anyhow::anyhow!("{error}"))?);
+        }
+        let seconds = since.elapsed().as_secs_f64() / N_CHECKSUMS as f64;
+        let update_s = bare.iter().map(|measured| measured.seconds / measured.n_updates as f64).sum::<f64>();
+        Ok(seconds / (update_s / bare.len() as f64))
     }
 }
 
@@ -157,26 +194,39 @@ fn context<'a>(recipe: &Recipe, observer: &'a mut Unobserved) -> Result<StageCon
     })
 }
 
+const N_CHECKSUMS: usize = 20;
+
 type Flow = collimate::stages::ppo_parts::StageFlow;
 
-fn run_flow(flow: Flow, config: FlowConfig) -> Result<u64, RoleError> {
+/// The checksum at the end, and how long each role was at work.
+type Done = Result<(u64, BTreeMap<Role, f64>), RoleError>;
+
+fn run_flow(flow: Flow, config: FlowConfig) -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async { flow.start(&config).await?.wait().await })?;
-    outcome.trainer.checksum()
+    let (outcome, status) = runtime.block_on(async {
+        let handle = flow.start(&config).await?;
+        let status = handle.status();
+        handle.wait().await.map(|outcome| (outcome, status))
+    })?;
+    let status = status.borrow();
+    let mut at_work = BTreeMap::new();
+    for role in &status.roles {
+        *at_work.entry(role.role.role).or_default() += role.work.seconds;
+    }
+    Ok((outcome.trainer.checksum()?, at_work))
 }
 
 /// PPO as one would write it down: no actor, no channel, no ledger.
-fn bare_calls(flow: Flow, config: &PpoStageConfig) -> Result<u64, RoleError> {
+fn bare_calls(flow: Flow, config: &PpoStageConfig) -> Done {
     let Flow { mut prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, .. } =
         flow;
     let (n_slots, batch_size) = (samplers[0].n_slots, config.flow.batch_size);
     let (mut sampler, mut reference) = (samplers[0].factory.make()?, references[0].make()?);
     let (mut reward, mut maker) = (rewards[0].make()?, experience_maker.make()?);
     let (mut text, mut trainer) = (pretrain.map(|text| text.make()).transpose()?, trainer.make()?);
-    let mut next_ticket = 0;
+    let (mut next_ticket, mut snapshot) = (0, trainer.snapshot()?);
+    let mut watch = Stopwatch::default();
     for _ in 0..config.flow.n_updates {
-        let snapshot = trainer.snapshot()?;
-        sampler.load(&snapshot)?;
         let mut waiting: VecDeque<Prompt> = VecDeque::new();
         for _ in 0..batch_size {
             let (prompt_id, sample_idx, tokens) = prompts.next_prompt();
@@ -184,24 +234,48 @@ fn bare_calls(flow: Flow, config: &PpoStageConfig) -> Result<u64, RoleError> {
             next_ticket += 1;
             waiting.push_back(Prompt { ticket, tokens });
         }
-        let mut rollouts = sampled(&mut *sampler, n_slots, waiting)?;
+        let mut rollouts = watch.time(Role::Generator, || {
+            sampler.load(&snapshot)?;
+            sampled(&mut *sampler, n_slots, waiting)
+        })?;
         rollouts.sort_by_key(|rollout| rollout.prompt.ticket.id);
         let mut scored = Vec::new();
         for rollouts in rollouts.chunks(config.flow.scorer_batch) {
-            let ref_logprobs = reference.logprobs(rollouts)?;
-            let requests = rollouts.iter().map(|rollout| RewardRequest::of(rollout, &*detokenizer));
-            let scores = reward.scores(&requests.collect::<Result<Vec<_>, _>>()?)?;
+            let ref_logprobs = watch.time(Role::ReferenceScorer, || reference.logprobs(rollouts))?;
+            let scores = watch.time(Role::RewardScorer, || {
+                let requests = rollouts.iter().map(|rollout| RewardRequest::of(rollout, &*detokenizer));
+                reward.scores(&requests.collect::<Result<Vec<_>, _>>()?)
+            })?;
             let all = rollouts.iter().cloned().zip(ref_logprobs).zip(scores);
             scored.extend(all.map(|((rollout, ref_logprobs), score)| ScoredRollout { rollout, ref_logprobs, score }));
         }
-        let batch = maker.assemble(snapshot.version, scored, &snapshot)?;
+        let version = snapshot.version;
+        let batch = watch.time(Role::ExperienceBuffer, || maker.assemble(version, scored, &snapshot))?;
         let n_pretrain = trainer.pretrain_batches_per_update() as u64;
-        let numbers = snapshot.version.0 * n_pretrain..(snapshot.version.0 + 1) * n_pretrain;
+        let numbers = version.0 * n_pretrain..(version.0 + 1) * n_pretrain;
         let pretrain = text.iter_mut().flat_map(|text| numbers.clone().map(|idx| text.batch(idx)));
-        let pretrain = pretrain.collect::<Result<Vec<_>, _>>()?;
-        trainer.update(&batch, &pretrain)?;
+        let pretrain = watch.time(Role::PretrainMixer, || pretrain.collect::<Result<Vec<_>, _>>())?;
+        snapshot = watch.time(Role::Learner, || {
+            trainer.update(&batch, &pretrain)?;
+            trainer.snapshot()
+        })?;
     }
-    trainer.checksum()
+    Ok((trainer.checksum()?, watch.at_work))
+}
+
+/// How long each role's calls take.
+#[derive(Default)]
+struct Stopwatch {
+    at_work: BTreeMap<Role, f64>,
+}
+
+impl Stopwatch {
+    fn time<R>(&mut self, role: Role, calls: impl FnOnce() -> R) -> R {
+        let since = Instant::now();
+        let result = calls();
+        *self.at_work.entry(role).or_default() += since.elapsed().as_secs_f64();
+        result
+    }
 }
 
 /// A slot that becomes free takes the next prompt.
