@@ -2,15 +2,19 @@
 
     cargo build --release
     cargo run --release -- run examples/instructgpt.toml
-    python3 examples/scripts/plan.py [FOLDER] [--models runs/instructgpt] [--updates N] [--binary PATH]
+    python3 examples/scripts/plan.py [FOLDER] [--models runs/instructgpt] [--updates N] [--rounds N] [--binary PATH]
 
-Needs nothing but Python 3.9. All plans are made from one run alone, the first: synchronous, with one generator. FOLDER
-(runs/plan) keeps the run directories; what is complete there is not done again.
+Needs nothing but Python 3.9. All plans of a round are made from one run alone, the round's first: synchronous, with one
+generator. So a machine that is faster in one minute than in another spoils less; what is shown are medians over the
+rounds. Each role has as many threads of its own as there are cores. FOLDER (runs/plan) keeps the run directories; what is
+complete there is not done again.
 """
 
 import argparse
 import json
+import os
 import pathlib
+import statistics
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,11 +30,15 @@ SETTINGS = [
 ]
 
 
-def run(args, settings):
-    out = args.folder / "-".join(str(value) for value in settings.values())
+COMPUTING = ["generator", "reference_scorer", "reward_scorer", "experience_buffer", "learner"]
+THREADS = [f"ppo.threads.{role}={os.cpu_count()}" for role in COMPUTING]
+
+
+def run(args, settings, round_idx):
+    out = args.folder / "-".join(str(value) for value in [round_idx, *settings.values()])
     models = [f"ppo.sft={args.models / 'sft/model'}", f"ppo.reward_model={args.models / 'reward/model'}"]
     short = [f"ppo.n_updates={args.updates}", "ppo.evaluate.n_prompts=8", "ppo.evaluate.n_sequences=8"]
-    wanted = [*models, *short, "ppo.checkpoints.every=0", *(f"ppo.{key}={value}" for key, value in settings.items())]
+    wanted = [*models, *short, *THREADS, "ppo.checkpoints.every=0", *(f"ppo.{key}={value}" for key, value in settings.items())]
     command = [args.binary, "ppo", RECIPE, "--out", out]
     for setting in wanted:
         command += ["--set", setting]
@@ -54,18 +62,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=pathlib.Path, default=ROOT / "runs/plan")
     parser.add_argument("--models", type=pathlib.Path, default=ROOT / "runs/instructgpt")
-    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/collimate")
     args = parser.parse_args()
     args.folder, args.models = args.folder.absolute(), args.models.absolute()
+    rows = [[] for _ in SETTINGS]
+    for round_idx in range(args.rounds):
+        measured = None
+        for settings, row in zip(SETTINGS, rows):
+            out, rate, staleness = run(args, settings, round_idx)
+            measured = measured or out
+            planned, planned_staleness = plan(args, measured, settings)
+            row.append((rate, planned, 100 * (planned / rate - 1), staleness, planned_staleness))
     print("| k | generators | batch | slots | updates an hour | planned | off | staleness | planned |")
     print("|---|---|---|---|---|---|---|---|---|")
-    measured = None
-    for settings in SETTINGS:
-        out, rate, staleness = run(args, settings)
-        measured = measured or out
-        planned, planned_staleness = plan(args, measured, settings)
-        cells = [*map(str, settings.values()), f"{rate:.0f}", f"{planned:.0f}", f"{100 * (planned / rate - 1):+.1f} %"]
+    for settings, row in zip(SETTINGS, rows):
+        rate, planned, off, staleness, planned_staleness = map(statistics.median, zip(*row))
+        cells = [*map(str, settings.values()), f"{rate:.0f}", f"{planned:.0f}", f"{off:+.1f} %"]
         print("| " + " | ".join([*cells, f"{staleness:.2f}", f"{planned_staleness:.2f}"]) + " |", flush=True)
 
 

@@ -88,8 +88,8 @@ fn text_to(text: &mut String, measured: Option<&Measured>, advice: &Advice) -> s
         let off = 100.0 * (simulated.updates_per_h / updates_per_h - 1.0);
         writeln!(
             text,
-            "measured: k = {}, {} generators, {n_updates} updates in {elapsed_s:.1} s: {updates_per_h:.0} updates an \
-             hour; the same simulated: {:.0} ({off:+.1} %)\n",
+            "measured: {n_updates} updates in {elapsed_s:.1} s with max_staleness = {} and n_generators = {}: \
+             {updates_per_h:.0} updates an hour; the same simulated: {:.0} ({off:+.1} %)\n",
             own.max_staleness, own.n_generators, simulated.updates_per_h
         )?;
     }

@@ -53,7 +53,8 @@ pub struct FlowConfig {
     pub scorer_waits_for: usize,
     /// How many items fit between two roles.
     pub capacities: Capacities,
-    /// Threads that a role computes with when threaded; 0 shares those of the process.
+    /// Threads that a role computes with when threaded; 0 shares those of the process. Roles that share get about the
+    /// same done together, but an update takes most of the cores for itself, and sampling waits.
     pub threads: RoleThreads,
     /// What happens when a role fails.
     pub restarts: RestartConfig,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use collimate_protocol::roles::Unmendable;
 use collimate_protocol::messages::RoleReport;
+use collimate_protocol::roles::Unmendable;
 use crossbeam_channel::{Receiver, Select, never};
 
 use super::counters::FlowState;

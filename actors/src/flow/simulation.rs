@@ -3,7 +3,8 @@
 //!
 //! The workers are those of a real run; only what computes behind them is fake, and only the clock is not theirs. On a
 //! device that several roles share, each piece of work gets an equal part of the cores, and what it can't use goes to
-//! the others.
+//! the others: as an operating system does with roles that have threads of their own. (In one pool of threads, long work
+//! gets more than short work.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,7 +99,9 @@ impl<W, T> Graph<W, T> {
             }
             let Some(at) = floor.next_end().into_iter().chain(overseer.next_due()).min() else {
                 let error = Unmendable(stuck(&seats, &self.state).into()).into();
-                seats.iter_mut().find(|seat| !seat.has_ended()).map(|seat| seat.fail(&error));
+                if let Some(seat) = seats.iter_mut().find(|seat| !seat.has_ended()) {
+                    seat.fail(&error);
+                }
                 continue;
             };
             let ended = floor.advance(at);

@@ -36,8 +36,8 @@ pub struct PlanConfig {
     pub prompt_tokens: usize,
     /// Tokens of a response: the length of each is drawn from this list. A long one here and there is a straggler.
     pub response_tokens: Vec<usize>,
-    /// Tokens of pretraining text in an update (PPO-ptx); 0 without.
-    pub ptx_tokens: usize,
+    /// Tokens of pretraining text for each rollout of a batch (PPO-ptx); 0 without.
+    pub ptx_tokens: f64,
     /// Seconds until a role that has failed goes on.
     pub restart_s: f64,
     /// Of all that is drawn.
@@ -164,7 +164,7 @@ impl Default for PlanConfig {
             checkpoints_every: flow.checkpoints.every,
             prompt_tokens: 256,
             response_tokens: vec![64, 96, 128, 160, 192, 224, 256, 512],
-            ptx_tokens: 0,
+            ptx_tokens: 0.0,
             restart_s: flow.restarts.backoff_s,
             seed: 0,
             devices: vec![1.0, 1.0],
@@ -198,6 +198,11 @@ impl PlanConfig {
         }
     }
 
+    /// Tokens of pretraining text in an update.
+    pub fn ptx_tokens_per_update(&self) -> usize {
+        (self.ptx_tokens * self.batch_size as f64).round() as usize
+    }
+
     /// # Errors
     /// A setting makes no sense; the message names its key.
     pub fn validate(&self) -> Result<(), RunError> {
@@ -224,6 +229,9 @@ impl PlanConfig {
         }
         if let Some(cores) = self.devices.iter().find(|cores| !(**cores > 0.0 && cores.is_finite())) {
             return bad(format!("devices has {cores} cores, expected a number above 0"));
+        }
+        if !(self.ptx_tokens >= 0.0 && self.ptx_tokens < 1e9) {
+            return bad(format!("ptx_tokens is {}, expected a number, 0 or more", self.ptx_tokens));
         }
         if !(self.restart_s >= 0.0 && self.restart_s < 1e9) {
             return bad(format!("restart_s is {}, expected seconds, 0 or more", self.restart_s));

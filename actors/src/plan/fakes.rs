@@ -47,7 +47,7 @@ pub(super) fn flow(
     let maker = Mishaps::new(config, RoleId::only(Role::ExperienceBuffer));
     let mixer = Mishaps::new(config, RoleId::only(Role::PretrainMixer));
     let trainer = Mishaps::new(config, RoleId::only(Role::Learner));
-    let ptx_tokens = config.ptx_tokens;
+    let ptx_tokens = config.ptx_tokens_per_update();
     let text = move || Ok(Box::new(FakeText { ptx_tokens, mishaps: mixer.clone() }) as Box<dyn PretrainSource>);
     Ok(PpoFlow {
         // As many as one batch: which prompt it is makes no difference, only which sample of it.

@@ -85,7 +85,7 @@ pub fn measured(
         (n_tokens as f64 / n_items.max(1) as f64 - mean_length).round().max(1.0)
     };
     let update_tokens = of(Role::Learner).tokens / n_updates as f64;
-    let ptx_tokens = update_tokens - flow.batch_size as f64 * (prompt_tokens + mean_length);
+    let ptx_tokens = update_tokens / flow.batch_size as f64 - (prompt_tokens + mean_length);
 
     let mut devices = Devices { names: Vec::new(), cores: Vec::new(), cpu: cores };
     let defaults = PlanConfig::default();
@@ -101,7 +101,7 @@ pub fn measured(
         checkpoints_every: flow.checkpoints.every,
         prompt_tokens: prompt_tokens as usize,
         response_tokens: quantiles(&lengths),
-        ptx_tokens: if ppo.objective.ptx_coef == 0.0 { 0 } else { ptx_tokens.round().max(0.0) as usize },
+        ptx_tokens: if ppo.objective.ptx_coef == 0.0 { 0.0 } else { ptx_tokens.max(0.0) },
         capacities: flow.capacities.clone(),
         ..defaults
     };
@@ -133,11 +133,7 @@ pub fn measured(
 
 /// Changes the costs until each role is at work as long as it was: what was measured is how long work took beside that
 /// of the other roles, and what is wanted is how long it takes undisturbed.
-fn calibrate(
-    config: &mut PlanConfig,
-    own: Candidate,
-    at_work_s: impl Fn(Role) -> f64,
-) -> Result<Forecast, RunError> {
+fn calibrate(config: &mut PlanConfig, own: Candidate, at_work_s: impl Fn(Role) -> f64) -> Result<Forecast, RunError> {
     let mut simulated = forecast(config, own)?;
     for _ in 0..N_ROUNDS {
         let mut worst: f64 = 0.0;
@@ -237,7 +233,7 @@ mod tests {
     fn a_runs_sizes_and_times_become_assumptions() {
         let measured = synchronous().unwrap();
         let config = &measured.config;
-        assert_eq!((config.prompt_tokens, config.ptx_tokens), (6, 100 - 4 * 16));
+        assert_eq!((config.prompt_tokens, config.ptx_tokens), (6, 100.0 / 4.0 - 16.0));
         assert_eq!((&config.devices, &config.response_tokens), (&vec![2.0], &vec![10; 40]));
         let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.01, "{found} {expected}");
         close(config.costs.generator.call_s, 0.1);

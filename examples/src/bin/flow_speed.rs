@@ -61,14 +61,19 @@ fn main() -> Result<()> {
         }
     }
     println!("seconds an update at work, bare and on one thread (least of the rounds)");
+    let least = |of: usize, role| all[of].iter().map(|m| m.at_work_s(role)).fold(f64::INFINITY, f64::min);
     for role in Role::ALL {
-        let least = |rounds: &[Measured]| rounds.iter().map(|m| m.at_work_s(role)).fold(f64::INFINITY, f64::min);
-        println!("  {:<18} {:.4} {:.4}", role.name(), least(&all[0]), least(&all[1]));
+        println!("  {:<18} {:.4} {:.4}", role.name(), least(0, role), least(1, role));
     }
+    let [bare, flow] = [0, 1].map(|of| Role::ALL.into_iter().map(|role| least(of, role)).sum::<f64>());
+    println!("  {:<18} {bare:.4} {flow:.4}: {:+.2} %", "all", 100.0 * (flow / bare - 1.0));
     let mut outside: Vec<f64> = all[1].iter().map(|m| 1.0 - m.at_work.values().sum::<f64>() / m.seconds).collect();
     outside.sort_by(f64::total_cmp);
     println!("time of the flow on one thread outside of the roles' work: {:.2} %", 100.0 * outside[outside.len() / 2]);
-    println!("the checksum of the weights: {:.2} % of an update of the whole flow", 100.0 * bench.checksum_share(&all[0])?);
+    println!(
+        "the checksum of the weights: {:.2} % of an update of the whole flow",
+        100.0 * bench.checksum_share(&all[0])?
+    );
     println!("the first three came to the same weights, bit for bit");
     Ok(())
 }
@@ -151,9 +156,7 @@ impl Bench {
         let (before, cpu_before, since) = (core_times(), process_cpu_s(), Instant::now());
         let done = match variant {
             Variant::Bare => bare_calls(flow, &self.ppo),
-            Variant::OneThread => {
-                run_flow(flow, FlowConfig { mode: FlowMode::Deterministic, ..self.ppo.flow.clone() })
-            }
+            Variant::OneThread => run_flow(flow, FlowConfig { mode: FlowMode::Deterministic, ..self.ppo.flow.clone() }),
             Variant::Threads { max_staleness } => {
                 run_flow(flow, FlowConfig { mode: FlowMode::Threaded, max_staleness, ..self.ppo.flow.clone() })
             }
