@@ -28,6 +28,7 @@ fn check_failed(scenario: &Scenario, role: RoleId, fault: Fault, result: Result<
         Fault::Panic => assert_eq!((found, &*error), (role, "panicked: injected panic")),
         Fault::Error => assert_eq!((found, &*error), (role, "injected error")),
         Fault::Stall => assert!(error.starts_with("deadlock: no role can go on"), "{error}"),
+        Fault::Hang => assert!(found == role && error.starts_with("stalled: its step has lasted"), "{error}"),
     }
     assert!(message.contains(found.role.name()), "{message}");
     assert!(tickets.is_conserved(), "{tickets:?}");

@@ -2,9 +2,8 @@
 //! its seed is the whole run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use collimate::flow::simulation::{Load, Simulated, VirtualClock};
+use collimate::flow::simulation::{Load, Simulated};
 use collimate::flow::{FlowConfig, RestartConfig, RunError, Workload};
 use collimate_protocol::messages::RoleReport;
 use collimate_protocol::{DropReason, Role, RoleId};
@@ -72,7 +71,7 @@ fn simulate(
     for Failure { role, fault, after, n_times } in failures.iter().cloned() {
         graph = graph.map_workers(failing(role, fault, after, n_times).1);
     }
-    let simulated = graph.simulate(&machine.cores, &VirtualClock::default(), |role, workload| {
+    let simulated = graph.simulate(&machine.cores, |role, workload| {
         n_begun += 1;
         machine.load(role, workload, n_begun)
     });
@@ -178,7 +177,7 @@ fn a_scorer_waits_for_its_fill_unless_nothing_more_is_on_its_way() {
     (scenario.config.batch_size, scenario.config.max_staleness) = (14, 0);
     (scenario.config.scorer_batch, scenario.config.scorer_waits_for) = (6, 4);
     let mut n_scored: BTreeMap<Role, Vec<usize>> = BTreeMap::new();
-    let simulated = scenario.graph(&SharedLog::default()).simulate(&[1.0], &VirtualClock::default(), |role, work| {
+    let simulated = scenario.graph(&SharedLog::default()).simulate(&[1.0], |role, work| {
         n_scored.entry(role.role).or_default().push(work.n_items);
         Load { device_idx: 0, core_s: if role.role == Role::Generator { 1.0 } else { 0.1 }, most_cores: 1.0 }
     });
@@ -216,14 +215,4 @@ fn one_failure_too_many_ends_the_run_with_the_first_error_in_virtual_time_too() 
     };
     assert_eq!((role.role, &*error), (Role::RewardScorer, "injected error"));
     assert!(tickets.is_conserved() && tickets.in_flight == 0, "{tickets:?}");
-}
-
-#[test]
-fn a_clock_shows_when_each_update_was_recorded() {
-    let clock = VirtualClock::default();
-    assert_eq!(clock.now(), Duration::ZERO);
-    let scenario = mending(Scenario::default());
-    let load = |_, _| Load { device_idx: 0, core_s: 1.0, most_cores: 1.0 };
-    let simulated = scenario.graph(&SharedLog::default()).simulate(&[1.0], &clock, load);
-    assert_eq!(clock.now().as_secs_f64(), simulated.elapsed_s);
 }

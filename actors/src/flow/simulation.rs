@@ -7,13 +7,11 @@
 //! gets more than short work.)
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use collimate_protocol::RoleId;
 use collimate_protocol::messages::RoleReport;
 use collimate_protocol::roles::Unmendable;
+use collimate_protocol::{Role, RoleId};
 
 use super::driver::stuck;
 use super::error::RunError;
@@ -31,21 +29,6 @@ pub struct Load {
     pub core_s: f64,
     /// Most cores that it can use at once, above 0.
     pub most_cores: f64,
-}
-
-/// The time in a simulation, as fakes and sinks may read it.
-#[derive(Clone, Debug, Default)]
-pub struct VirtualClock(Arc<AtomicU64>);
-
-impl VirtualClock {
-    /// Since the beginning.
-    pub fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
-    }
-
-    fn set(&self, now: Duration) {
-        self.0.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
 }
 
 /// What a simulated run came to.
@@ -66,33 +49,26 @@ pub struct Simulated<W, T> {
 impl<W, T> Graph<W, T> {
     /// Runs the flow to its end in virtual time, on devices with so many cores. `load` says what each piece of work
     /// asks of them; it is called in the order in which the work begins.
-    pub fn simulate(
-        self,
-        cores: &[f64],
-        clock: &VirtualClock,
-        mut load: impl FnMut(RoleId, Workload) -> Load,
-    ) -> Simulated<W, T> {
+    pub fn simulate(self, cores: &[f64], mut load: impl FnMut(RoleId, Workload) -> Load) -> Simulated<W, T> {
         let overseer = Overseer::new(&self.config.restarts, true);
         let mut seats = overseer.seats(self.workers, &self.state);
         let mut floor = Floor::new(cores, seats.len());
+        let mut attention = Attention::new(&seats);
         loop {
-            // What one takes makes room for another: round and round, until nobody can begin anything.
-            let mut any = true;
-            while any {
-                let n_commands = overseer.n_commands();
-                any = false;
-                for (seat_idx, seat) in seats.iter_mut().enumerate() {
-                    if seat.has_ended() || floor.is_at_work(seat_idx) {
-                        continue;
+            // What one takes makes room for another: until nobody has anything to look at.
+            while let Some(seat_idx) = attention.next(|idx| !floor.is_at_work(idx) && !seats[idx].has_ended()) {
+                let (seat, n_commands) = (&mut seats[seat_idx], overseer.n_commands());
+                match seat.begin() {
+                    Turn::Ready => {
+                        floor.start(seat_idx, load(seat.role(), seat.workload()));
+                        attention.acted(seat_idx);
                     }
-                    match seat.begin() {
-                        Turn::Ready => floor.start(seat_idx, load(seat.role(), seat.workload())),
-                        Turn::Progressed | Turn::Ended => {}
-                        Turn::Starved | Turn::Paused | Turn::Failed => continue,
-                    }
-                    any = true;
+                    Turn::Progressed | Turn::Ended => attention.acted(seat_idx),
+                    Turn::Starved | Turn::Paused | Turn::Failed => {}
                 }
-                any |= overseer.n_commands() > n_commands;
+                if overseer.n_commands() > n_commands {
+                    attention.call_all();
+                }
             }
             if seats.iter().all(Seat::has_ended) {
                 break;
@@ -102,13 +78,20 @@ impl<W, T> Graph<W, T> {
                 if let Some(seat) = seats.iter_mut().find(|seat| !seat.has_ended()) {
                     seat.fail(&error);
                 }
+                attention.call_all();
                 continue;
             };
             let ended = floor.advance(at);
-            clock.set(floor.now);
-            overseer.advance(floor.now);
+            if overseer.advance(floor.now) {
+                attention.call_all();
+            }
             for seat_idx in ended {
+                let n_commands = overseer.n_commands();
                 seats[seat_idx].finish();
+                attention.acted(seat_idx);
+                if overseer.n_commands() > n_commands {
+                    attention.call_all();
+                }
             }
         }
         let (reports, outcome) = overseer.result(&self.state, self.remains);
@@ -120,6 +103,42 @@ impl<W, T> Graph<W, T> {
             reports,
             outcome: outcome.map(|outcome| FlowOutcome { elapsed_s, ..outcome }),
         }
+    }
+}
+
+/// Who is to look again whether there is something to do. With hundreds of generators it matters that not all look
+/// whenever one of them has sampled a token.
+struct Attention {
+    roles: Vec<Role>,
+    /// Of each seat.
+    is_called: Vec<bool>,
+}
+
+impl Attention {
+    fn new(seats: &[Seat]) -> Self {
+        let roles: Vec<Role> = seats.iter().map(|seat| seat.role().role).collect();
+        Self { is_called: vec![true; roles.len()], roles }
+    }
+
+    /// The first who is called and can come.
+    fn next(&mut self, can_come: impl Fn(usize) -> bool) -> Option<usize> {
+        let seat_idx = (0..self.roles.len()).find(|seat_idx| self.is_called[*seat_idx] && can_come(*seat_idx))?;
+        self.is_called[seat_idx] = false;
+        Some(seat_idx)
+    }
+
+    /// A seat did something. All others may have something to do now, and itself; but what a generator does, takes
+    /// prompts and fills a hop, never lets another generator go on.
+    fn acted(&mut self, seat_idx: usize) {
+        let by_generator = self.roles[seat_idx] == Role::Generator;
+        for (is_called, role) in self.is_called.iter_mut().zip(&self.roles) {
+            *is_called |= !(by_generator && *role == Role::Generator);
+        }
+        self.is_called[seat_idx] = true;
+    }
+
+    fn call_all(&mut self) {
+        self.is_called.fill(true);
     }
 }
 

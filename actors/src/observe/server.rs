@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_an_error() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = serve(taken.local_addr().unwrap()).unwrap_err().to_string();
         assert!(error.contains(&taken.local_addr().unwrap().to_string()), "{error}");
     }

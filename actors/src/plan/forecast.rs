@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::config::{PlanConfig, RoleCost};
 use super::fakes;
 use crate::flow::RunError;
-use crate::flow::simulation::{Load, VirtualClock};
+use crate::flow::simulation::Load;
 use crate::flow::worker::Workload;
 
 /// What is tried.
@@ -82,8 +82,7 @@ pub fn forecast(config: &PlanConfig, candidate: Candidate) -> Result<Forecast, R
     let seen = Arc::new(Mutex::new(Seen::default()));
     let graph = fakes::flow(config, n_generators, seen.clone())?.wire(&config.flow(max_staleness))?;
     let mut durations = Durations::new(config);
-    let simulated =
-        graph.simulate(&config.devices, &VirtualClock::default(), |role, workload| durations.load(role, workload));
+    let simulated = graph.simulate(&config.devices, |role, workload| durations.load(role, workload));
     let tickets = simulated.outcome?.tickets;
 
     let elapsed_s = simulated.elapsed_s.max(f64::MIN_POSITIVE);
