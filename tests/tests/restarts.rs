@@ -94,7 +94,7 @@ async fn the_compute_thread_of_each_role_is_lost_in_turn_and_as_many_samples_are
                     let expected = match fault {
                         Fault::Panic => "panicked: injected panic",
                         Fault::Error => "injected error",
-                        Fault::Stall => "stalled",
+                        Fault::Stall | Fault::Hang => "stalled",
                     };
                     assert!(error.starts_with(expected), "{error}");
                     n_restarts += 1;

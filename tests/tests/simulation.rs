@@ -138,7 +138,14 @@ proptest! {
 /// Three hundred generators, a slow learner, and responses of which some take forty times as long as others.
 fn large() -> (Scenario, Machine) {
     let scenario = Scenario {
-        config: FlowConfig { n_updates: 20, batch_size: 600, max_staleness: 2, ..Scenario::default().config },
+        config: FlowConfig {
+            n_updates: 6,
+            batch_size: 600,
+            max_staleness: 2,
+            scorer_batch: 64,
+            scorer_waits_for: 32,
+            ..Scenario::default().config
+        },
         n_prompts: 1000,
         n_generators: 300,
         n_slots: 4,
@@ -156,7 +163,7 @@ fn hundreds_of_generators_with_stragglers_and_failures_keep_the_laws() {
         .map(|idx| Failure {
             role: RoleId { role: Role::Generator, idx: idx * 15 },
             fault: Fault::Panic,
-            after: idx as u64,
+            after: idx as u64 % 5,
             n_times: 2,
         })
         .collect();

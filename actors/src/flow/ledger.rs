@@ -176,6 +176,11 @@ impl Ledger {
         self.counts.issued
     }
 
+    /// Tickets that ended without being trained on, so far.
+    pub fn n_dropped(&self) -> u64 {
+        self.counts.dropped
+    }
+
     /// The totals.
     pub fn counts(&self) -> TicketCounts {
         TicketCounts { in_flight: self.open.len() as u64, ..self.counts.clone() }

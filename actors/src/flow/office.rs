@@ -130,6 +130,11 @@ impl TicketOffice {
         self.ledger().n_issued()
     }
 
+    /// Tickets that ended without being trained on, so far.
+    pub fn n_dropped(&self) -> u64 {
+        self.ledger().n_dropped()
+    }
+
     /// The totals now.
     pub fn counts(&self) -> TicketCounts {
         self.ledger().counts()

@@ -1,7 +1,7 @@
 //! What both scorers have in common: take what is there, score it, send it on.
 //!
 //! A pass over a few rollouts costs nearly as much as one over many, and takes cores from whoever shares them. So a
-//! scorer waits until some are there, unless no more are on their way.
+//! scorer waits until some are there, unless no more are on their way, or a batch waits for those that are there.
 
 use std::sync::Arc;
 
@@ -49,9 +49,22 @@ pub(super) struct Scorer<S: Score> {
     pub office: TicketOffice,
     pub unscored: Inlet<S::Unscored>,
     pub in_hand: Vec<S::Unscored>,
+    /// The number of the first in hand among all that came to scorers of its kind.
+    pub first_number: u64,
     pub scored: Outlet<S::Scored>,
     pub counters: Arc<RoleCounters>,
     pub is_stopping: bool,
+}
+
+impl<S: Score> Scorer<S> {
+    /// Whether what is in hand need not wait for more.
+    fn may_begin(&self) -> bool {
+        match self.in_hand.len() {
+            0 => false,
+            n if n >= self.scorer_waits_for => true,
+            _ => !self.approach.is_more_to_come() || self.approach.has_whole_batch(self.first_number),
+        }
+    }
 }
 
 impl<S: Score> Worker for Scorer<S> {
@@ -73,12 +86,14 @@ impl<S: Score> Worker for Scorer<S> {
         let mut any = false;
         while self.in_hand.len() < self.scorer_batch {
             let Taken::Item(unscored) = self.unscored.take() else { break };
+            let number = self.approach.took_one();
+            if self.in_hand.is_empty() {
+                self.first_number = number;
+            }
             self.in_hand.push(unscored);
-            self.approach.took_one();
             any = true;
         }
-        if self.in_hand.len() >= self.scorer_waits_for || (!self.in_hand.is_empty() && !self.approach.is_more_to_come())
-        {
+        if self.may_begin() {
             return Ok(Step::Ready);
         }
         if self.in_hand.is_empty() && self.unscored.has_ended() {

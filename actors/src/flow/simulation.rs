@@ -54,6 +54,7 @@ impl<W, T> Graph<W, T> {
         let mut seats = overseer.seats(self.workers, &self.state);
         let mut floor = Floor::new(cores, seats.len());
         let mut attention = Attention::new(&seats);
+        seats.iter().for_each(|seat| seat.report(RoleReport::Started(seat.role())));
         loop {
             // What one takes makes room for another: until nobody has anything to look at.
             while let Some(seat_idx) = attention.next(|idx| !floor.is_at_work(idx) && !seats[idx].has_ended()) {

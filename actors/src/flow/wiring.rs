@@ -274,7 +274,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             is_stopping: false,
         };
         let n_past = ledger.as_ref().map_or(0, |ledger| ledger.counts.issued - ledger.open.len() as u64);
-        let approaches = |n_scorers| Approach::of(n_scorers, &office, n_past);
+        let approaches = |n_scorers| Approach::of(n_scorers, &office, n_past, config.batch_size as u64);
         let rewards = rewards.into_iter().zip(approaches(reward_counters.len()));
         let reward_scorers = rewards.zip(reward_counters).enumerate().map(|(idx, ((reward, approach), counters))| {
             let role = RoleId { role: Role::RewardScorer, idx };
@@ -288,6 +288,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                 office: office.clone(),
                 unscored: referenced_in.clone(),
                 in_hand: Vec::new(),
+                first_number: 0,
                 scored: scored_out.another(),
                 counters,
                 is_stopping: false,
@@ -307,6 +308,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
                     office: office.clone(),
                     unscored: rollouts_in.clone(),
                     in_hand: Vec::new(),
+                    first_number: 0,
                     scored: referenced_out.another(),
                     counters,
                     is_stopping: false,
