@@ -1,5 +1,5 @@
 //! What a PPO run shows of itself while it runs, through the `metrics` crate: without a recorder installed it costs
-//! nothing, with [`super::prometheus`] it is served.
+//! nothing, with [`super::server`] it is served.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -2,7 +2,7 @@
 //! whose work takes as long as is assumed or was measured, in virtual time.
 //!
 //! - [`config`]: what is assumed. [`measured`]: the same, worked out from a run.
-//! - [`fakes`]: what plays the models.
+//! - `fakes`: what plays the models.
 //! - [`forecast`]: one combination of settings, simulated.
 //! - [`advice`]: all combinations, and which one to take.
 
