@@ -48,8 +48,9 @@ pub struct FlowConfig {
     pub weight_updates: WeightUpdates,
     /// Most rollouts that a scorer takes at once.
     pub scorer_batch: usize,
-    /// Rollouts that a scorer waits for before it begins, as long as more are on their way for the same batch. Few at once
-    /// cost nearly as much as many; but where scoring is slow beside sampling (a process, a large reward model), 1 is soonest done.
+    /// Rollouts that a scorer waits for before it begins, as long as more are on their way for the same batch. Few at
+    /// once cost nearly as much as many; but where scoring is slow beside sampling (a process, a large reward model),
+    /// with 1 it is soonest done.
     pub scorer_waits_for: usize,
     /// How many items fit between two roles.
     pub capacities: Capacities,

@@ -13,6 +13,7 @@ use collimate_protocol::{PolicyVersion, Role, RoleId, TicketCounts};
 use super::hop::Gauge;
 use super::office::TicketOffice;
 use super::worker::Workload;
+use crate::process::cpu_time;
 
 /// One role's counts. Relaxed atomics: each number is right on its own, and nothing is ordered by them.
 #[derive(Debug)]
@@ -43,19 +44,24 @@ impl RoleCounters {
 
     /// Counts the time that `step` takes as busy, from its beginning on: an update may take minutes.
     pub fn timed<R>(&self, step: impl FnOnce() -> R) -> R {
+        self.measured(step).0
+    }
+
+    fn measured<R>(&self, step: impl FnOnce() -> R) -> (R, Duration) {
         let since = self.now_ns().max(1);
         self.step_since_ns.store(since, Ordering::Relaxed);
         let result = step();
         self.step_since_ns.store(0, Ordering::Relaxed);
-        self.busy_ns.fetch_add(self.now_ns().saturating_sub(since), Ordering::Relaxed);
-        result
+        let taken = self.now_ns().saturating_sub(since);
+        self.busy_ns.fetch_add(taken, Ordering::Relaxed);
+        (result, Duration::from_nanos(taken))
     }
 
     /// The same for a piece of work, which is also counted as such.
     pub fn timed_work<R>(&self, workload: Workload, work: impl FnOnce() -> R) -> R {
-        let (since, cpu_since) = (Instant::now(), process_cpu());
-        let result = self.timed(work);
-        let (taken, cpu) = (since.elapsed(), process_cpu().saturating_sub(cpu_since));
+        let cpu_since = cpu_time();
+        let (result, taken) = self.measured(work);
+        let cpu = cpu_time().saturating_sub(cpu_since);
         let mut sums = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         sums.add(workload.n_tokens, taken.as_secs_f64(), cpu.as_secs_f64());
         result
@@ -89,12 +95,6 @@ impl RoleCounters {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
-}
-
-/// CPU time of all threads of the process.
-fn process_cpu() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(now).unwrap_or_default()
 }
 
 /// What is known of a running flow from outside of its roles.

@@ -18,7 +18,8 @@
 //! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate; [`office`]: where all share it. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
-//! - [`driver`] and [`seat`]: who gives a worker its turns. [`simulation`]: the same in virtual time.
+//! - [`driver`] and [`seat`]: who gives a worker its turns. [`simulation`]: the same in virtual time. `overseer`: the
+//!   supervisor's part where there are no actors. `approach`: how long a scorer waits for more.
 //! - [`replay`]: a journal run again, without actors.
 //! - [`wiring`]: one function that builds the graph.
 //!

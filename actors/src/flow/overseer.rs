@@ -58,15 +58,14 @@ impl Overseer {
         workers.into_iter().zip(&state.counters).map(seat).collect()
     }
 
-    /// It is `now`: whoever has waited long enough is started again. Whether anybody was.
-    pub fn advance(&self, now: Duration) -> bool {
+    /// It is `now`: whoever has waited long enough is started again.
+    pub fn advance(&self, now: Duration) {
         let mut desk = self.desk();
         desk.now = now;
-        let (due, later) = std::mem::take(&mut desk.due).into_iter().partition(|(at, _)| *at <= now);
+        let all = std::mem::take(&mut desk.due);
+        let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|(at, _)| *at <= now);
         desk.due = later;
-        let due: Vec<(Duration, RoleId)> = due;
-        due.iter().for_each(|(_, role)| desk.command(*role, RoleCommand::Restart));
-        !due.is_empty()
+        due.into_iter().for_each(|(_, role)| desk.command(role, RoleCommand::Restart));
     }
 
     /// When somebody is to be started again next.

@@ -57,8 +57,10 @@ impl<W, T> Graph<W, T> {
         seats.iter().for_each(|seat| seat.report(RoleReport::Started(seat.role())));
         loop {
             // What one takes makes room for another: until nobody has anything to look at.
-            while let Some(seat_idx) = attention.next(|idx| !floor.is_at_work(idx) && !seats[idx].has_ended()) {
-                let (seat, n_commands) = (&mut seats[seat_idx], overseer.n_commands());
+            while let Some(seat_idx) =
+                attention.next(overseer.n_commands(), |idx| !floor.is_at_work(idx) && !seats[idx].has_ended())
+            {
+                let seat = &mut seats[seat_idx];
                 match seat.begin() {
                     Turn::Ready => {
                         floor.start(seat_idx, load(seat.role(), seat.workload()));
@@ -66,9 +68,6 @@ impl<W, T> Graph<W, T> {
                     }
                     Turn::Progressed | Turn::Ended => attention.acted(seat_idx),
                     Turn::Starved | Turn::Paused | Turn::Failed => {}
-                }
-                if overseer.n_commands() > n_commands {
-                    attention.call_all();
                 }
             }
             if seats.iter().all(Seat::has_ended) {
@@ -79,20 +78,13 @@ impl<W, T> Graph<W, T> {
                 if let Some(seat) = seats.iter_mut().find(|seat| !seat.has_ended()) {
                     seat.fail(&error);
                 }
-                attention.call_all();
                 continue;
             };
             let ended = floor.advance(at);
-            if overseer.advance(floor.now) {
-                attention.call_all();
-            }
+            overseer.advance(floor.now);
             for seat_idx in ended {
-                let n_commands = overseer.n_commands();
                 seats[seat_idx].finish();
                 attention.acted(seat_idx);
-                if overseer.n_commands() > n_commands {
-                    attention.call_all();
-                }
             }
         }
         let (reports, outcome) = overseer.result(&self.state, self.remains);
@@ -113,16 +105,22 @@ struct Attention {
     roles: Vec<Role>,
     /// Of each seat.
     is_called: Vec<bool>,
+    /// Commands given when all were called because of them.
+    n_commands: u64,
 }
 
 impl Attention {
     fn new(seats: &[Seat]) -> Self {
         let roles: Vec<Role> = seats.iter().map(|seat| seat.role().role).collect();
-        Self { is_called: vec![true; roles.len()], roles }
+        Self { is_called: vec![true; roles.len()], roles, n_commands: 0 }
     }
 
-    /// The first who is called and can come.
-    fn next(&mut self, can_come: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The first who is called and can come. All are called where commands have been given since the last call of all.
+    fn next(&mut self, n_commands: u64, can_come: impl Fn(usize) -> bool) -> Option<usize> {
+        if n_commands > self.n_commands {
+            self.n_commands = n_commands;
+            self.is_called.fill(true);
+        }
         let seat_idx = (0..self.roles.len()).find(|seat_idx| self.is_called[*seat_idx] && can_come(*seat_idx))?;
         self.is_called[seat_idx] = false;
         Some(seat_idx)
@@ -136,10 +134,6 @@ impl Attention {
             *is_called |= !(by_generator && *role == Role::Generator);
         }
         self.is_called[seat_idx] = true;
-    }
-
-    fn call_all(&mut self) {
-        self.is_called.fill(true);
     }
 }
 

@@ -14,7 +14,7 @@ const MARGIN: f64 = 0.05;
 pub struct Advice {
     /// By bound, then by number of generators, as they were asked for.
     pub forecasts: Vec<Forecast>,
-    /// Within 5 % of the highest throughput: the least mean staleness, then the fewest generators.
+    /// Within 5 % of the highest throughput: the least bound on staleness, then the fewest generators.
     pub recommended: Candidate,
 }
 
@@ -50,7 +50,7 @@ fn recommended(forecasts: &[Forecast]) -> Candidate {
         let by_bound = a.candidate.max_staleness.cmp(&b.candidate.max_staleness);
         by_bound.then(a.candidate.n_generators.cmp(&b.candidate.n_generators))
     });
-    best.or(forecasts.first()).map_or(Candidate { max_staleness: 0, n_generators: 1 }, |best| best.candidate)
+    best.map_or(Candidate { max_staleness: 0, n_generators: 1 }, |best| best.candidate)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! PPO of a run directory, some updates of it, four ways in turn: as bare calls in a loop, on the flow on one thread, and
-//! on threads with a bound on staleness of 0 and of 1. What the actors cost, and what their overlap brings.
+//! PPO of a run directory, some updates of it, four ways in turn: as bare calls in a loop, on the flow on one thread,
+//! and on threads with a bound on staleness of 0 and of 1. What the actors cost, and what their overlap brings.
 //!
 //! `cargo run --release -p collimate-examples --bin flow_speed -- runs/instructgpt [UPDATES] [ROUNDS]`
 //!
@@ -7,7 +7,7 @@
 //! the same work show how steady it is. What the flow costs is measured within one run, too, and much more exactly: all
 //! time on one thread that is not a role's work, and the checksum after each update, which bare calls do without.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,13 +19,14 @@ use collimate::stages::ppo_config::PpoStageConfig;
 use collimate::stages::ppo_parts::PpoParts;
 use collimate::stages::recipe::Recipe;
 use collimate::stages::run::input_models;
-use collimate::{config, device};
-use collimate_protocol::roles::{RewardRequest, Sampler, Trainer};
-use collimate_protocol::{Prompt, Role, RoleError, Rollout, ScoredRollout, Ticket, TicketId};
+use collimate::stages::sampling::sample_all;
+use collimate::{config, device, process};
+use collimate_protocol::roles::{RewardRequest, Trainer};
+use collimate_protocol::{Prompt, Role, RoleError, ScoredRollout, Ticket, TicketId};
 
 fn main() -> Result<()> {
     // SAFETY: no other thread runs yet.
-    unsafe { collimate::process::tune() };
+    unsafe { process::tune() };
     let mut arguments = std::env::args().skip(1);
     let dir = arguments.next().context("expected a run directory, as in runs/instructgpt")?;
     let mut number = |default: u64| arguments.next().map_or(Ok(default), |text| text.parse());
@@ -153,7 +154,7 @@ impl Bench {
         let context = context(&self.recipe, &mut observer)?;
         let flow = self.parts.flow(&self.ppo, Box::new(NoSink), None, &context)?;
         let n_updates = self.ppo.flow.n_updates;
-        let (before, cpu_before, since) = (core_times(), process_cpu_s(), Instant::now());
+        let (before, cpu_before, since) = (core_times(), process::cpu_time().as_secs_f64(), Instant::now());
         let done = match variant {
             Variant::Bare => bare_calls(flow, &self.ppo),
             Variant::OneThread => run_flow(flow, FlowConfig { mode: FlowMode::Deterministic, ..self.ppo.flow.clone() }),
@@ -161,7 +162,8 @@ impl Bench {
                 run_flow(flow, FlowConfig { mode: FlowMode::Threaded, max_staleness, ..self.ppo.flow.clone() })
             }
         };
-        let (seconds, cpu_s, after) = (since.elapsed().as_secs_f64(), process_cpu_s() - cpu_before, core_times());
+        let (seconds, cpu_s, after) =
+            (since.elapsed().as_secs_f64(), process::cpu_time().as_secs_f64() - cpu_before, core_times());
         let (checksum, at_work) = done.map_err(|error| anyhow::anyhow!("{}: {error}", variant.name()))?;
         let cores = before.iter().zip(&after).map(|(before, after)| before.busy_until(after)).collect();
         Ok(Measured { seconds, cpu_s, n_updates, checksum, at_work, cores })
@@ -223,25 +225,20 @@ fn run_flow(flow: Flow, config: FlowConfig) -> Done {
 fn bare_calls(flow: Flow, config: &PpoStageConfig) -> Done {
     let Flow { mut prompts, samplers, references, rewards, detokenizer, experience_maker, pretrain, trainer, .. } =
         flow;
-    let (n_slots, batch_size) = (samplers[0].n_slots, config.flow.batch_size);
     let (mut sampler, mut reference) = (samplers[0].factory.make()?, references[0].make()?);
     let (mut reward, mut maker) = (rewards[0].make()?, experience_maker.make()?);
     let (mut text, mut trainer) = (pretrain.map(|text| text.make()).transpose()?, trainer.make()?);
     let (mut next_ticket, mut snapshot) = (0, trainer.snapshot()?);
     let mut watch = Stopwatch::default();
     for _ in 0..config.flow.n_updates {
-        let mut waiting: VecDeque<Prompt> = VecDeque::new();
-        for _ in 0..batch_size {
+        let mut batch = Vec::new();
+        for _ in 0..config.flow.batch_size {
             let (prompt_id, sample_idx, tokens) = prompts.next_prompt();
             let ticket = Ticket { id: TicketId(next_ticket), prompt_id, sample_idx };
             next_ticket += 1;
-            waiting.push_back(Prompt { ticket, tokens });
+            batch.push(Prompt { ticket, tokens });
         }
-        let mut rollouts = watch.time(Role::Generator, || {
-            sampler.load(&snapshot)?;
-            sampled(&mut *sampler, n_slots, waiting)
-        })?;
-        rollouts.sort_by_key(|rollout| rollout.prompt.ticket.id);
+        let rollouts = watch.time(Role::Generator, || sample_all(&mut *sampler, &snapshot, batch, |_| ()))?;
         let mut scored = Vec::new();
         for rollouts in rollouts.chunks(config.flow.scorer_batch) {
             let ref_logprobs = watch.time(Role::ReferenceScorer, || reference.logprobs(rollouts))?;
@@ -281,26 +278,6 @@ impl Stopwatch {
     }
 }
 
-/// A slot that becomes free takes the next prompt.
-fn sampled<W>(
-    sampler: &mut dyn Sampler<W>,
-    n_slots: usize,
-    mut waiting: VecDeque<Prompt>,
-) -> Result<Vec<Rollout>, RoleError> {
-    let mut rollouts = Vec::new();
-    loop {
-        while sampler.n_running() < n_slots
-            && let Some(prompt) = waiting.pop_front()
-        {
-            sampler.admit(prompt)?;
-        }
-        if sampler.n_running() == 0 {
-            return Ok(rollouts);
-        }
-        rollouts.extend(sampler.step()?);
-    }
-}
-
 /// A core's time so far, in ticks.
 struct CoreTime {
     all: u64,
@@ -324,10 +301,4 @@ fn core_times() -> Vec<CoreTime> {
         Some(CoreTime { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
     };
     text.lines().filter_map(core).collect()
-}
-
-/// CPU seconds of all threads of this process.
-fn process_cpu_s() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    now.tv_sec as f64 + 1e-9 * now.tv_nsec as f64
 }
