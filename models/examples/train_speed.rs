@@ -11,7 +11,7 @@ use candle_core::{D, Device, Tensor};
 use collimate_models::arch::{
     Family, HeadKind, LanguageModel, Mlp, ModelConfig, PackedSequences, Parameters, Positions, Weights,
 };
-use collimate_models::kernels::{RopeTable, TokenLogprobs, WeightLayout, composed};
+use collimate_models::kernels::{AttentionRule, RopeTable, TokenLogprobs, WeightLayout, composed};
 use collimate_models::optim::{AdamW, AdamWConfig, GradAccumulator};
 use collimate_models::{Result, rng};
 use rand::Rng;
@@ -92,10 +92,10 @@ impl Batch {
     /// Multiply-adds count as two, the backward pass as two forward ones; nothing is counted for what is computed
     /// twice.
     fn n_flop(&self, config: &ModelConfig) -> f64 {
-        let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads);
+        let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads());
         let mlp = match config.mlp {
             Mlp::Gelu(_) => 2 * c * f,
-            Mlp::SwiGlu => 3 * c * f,
+            Mlp::SwiGlu | Mlp::GeGlu(_) => 3 * c * f,
         };
         let weights = config.n_layers * (c * heads.qkv_dim() + heads.out_dim() * c + mlp);
         let attention = config.n_layers * self.len * heads.out_dim(); // half of T² is masked, and there are two products
@@ -148,12 +148,12 @@ fn measure(
 
 /// What `LanguageModel::logprobs_at` computes, from `composed` alone.
 fn composed_logprobs(config: &ModelConfig, weights: &Weights, batch: &Batch) -> Result<TokenLogprobs> {
-    let (packed, heads) = (&batch.packed, config.heads);
+    let (packed, heads) = (&batch.packed, config.heads());
     let get = |name: String| weights.get(&name);
     let rows_of = |table: &Tensor, rows: &[u32]| -> Result<Tensor> {
         Ok(table.index_select(&Tensor::from_slice(rows, rows.len(), &Device::Cpu)?, 0)?)
     };
-    let attend = |qkv: &Tensor| composed::causal_attention(qkv, &packed.offsets, heads);
+    let attend = |qkv: &Tensor| composed::causal_attention(qkv, &packed.offsets, AttentionRule::causal(heads));
     let (embedding, hidden) = match config.family {
         Family::Gpt2 => {
             let linear = |x: &Tensor, name: String| -> Result<Tensor> {
@@ -184,8 +184,8 @@ fn composed_logprobs(config: &ModelConfig, weights: &Weights, batch: &Batch) -> 
             let norm = |x: &Tensor, name: String| -> Result<Tensor> {
                 Ok(composed::rms_norm(x, get(format!("{name}.weight"))?, config.norm_eps)?)
             };
-            let Positions::Rotary { theta } = config.positions else { unreachable!("Llama has rotary positions") };
-            let table = Arc::new(RopeTable::new(heads.head_dim, config.context_len, theta));
+            let Positions::Rotary { rope, .. } = config.positions else { unreachable!("Llama has rotary positions") };
+            let table = RopeTable::new(&rope.frequencies(), &packed.positions);
             let embedding = get("model.embed_tokens.weight".into())?;
             let mut x = rows_of(embedding, &packed.ids)?;
             for i in 0..config.n_layers {
@@ -193,7 +193,7 @@ fn composed_logprobs(config: &ModelConfig, weights: &Weights, batch: &Batch) -> 
                 let normed = norm(&x, format!("{p}.input_layernorm"))?;
                 let part = |name: &str| linear(&normed, format!("{p}.self_attn.{name}_proj"));
                 let qkv = Tensor::cat(&[part("q")?, part("k")?, part("v")?], 1)?;
-                let qkv = composed::rope(&qkv, &packed.positions, &table, heads)?;
+                let qkv = composed::rope(&qkv, &table, heads)?;
                 x = (x + linear(&attend(&qkv)?, format!("{p}.self_attn.o_proj"))?)?;
                 let normed = norm(&x, format!("{p}.post_attention_layernorm"))?;
                 let part = |name: &str| linear(&normed, format!("{p}.mlp.{name}_proj"));
@@ -202,6 +202,7 @@ fn composed_logprobs(config: &ModelConfig, weights: &Weights, batch: &Batch) -> 
             }
             (embedding, norm(&x, "model.norm".into())?)
         }
+        other => unreachable!("no composition of {other:?} is written out here"),
     };
     let unembedding = if config.tied { embedding } else { get("lm_head.weight".into())? };
     Ok(composed::token_logprobs(&rows_of(&hidden, &batch.rows)?, unembedding, &batch.targets, 1.0)?)

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use collimate_models::Device;
 use collimate_models::arch::{
-    HeadKind, LanguageModel, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights, save_model,
+    HeadKind, LanguageModel, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights, head_kind_of, load_model,
+    save_model,
 };
 use collimate_models::kernels::{self, WeightLayout};
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
+use collimate_tests::fixture;
 use serde_json::{Value, json};
 
 const TEXTS: [&str; 5] = [
@@ -49,7 +51,22 @@ fn main() -> anyhow::Result<()> {
     ] {
         write_model(&folder.join(name), config, head)?;
     }
-    write_tokenizer(&folder.join("gpt2"), &tokenizer)
+    write_tokenizer(&folder.join("gpt2"), &tokenizer)?;
+    for entry in fs::read_dir(fixture::path("hf"))? {
+        save_again(&entry?.path(), &folder)?;
+    }
+    Ok(())
+}
+
+/// Loads a model that transformers wrote, and saves it with what transformers expects of it.
+fn save_again(dir: &Path, folder: &Path) -> anyhow::Result<()> {
+    let head = head_kind_of(dir)?;
+    let (config, weights) = load_model(dir, head, &Device::Cpu)?;
+    let name = dir.file_name().ok_or_else(|| anyhow::anyhow!("{} has no name", dir.display()))?;
+    let saved = folder.join("again").join(name);
+    save_model(&saved, &config, head, &weights)?;
+    fs::copy(dir.join("expected.json"), saved.join("expected.json"))?;
+    Ok(())
 }
 
 fn write_model(dir: &Path, config: &Value, head: HeadKind) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@
 
 Needs torch and transformers. Without FOLDER it checks tests/fixtures/collimate, which is such a folder. For each
 model: no tensor is missing, unexpected, or of another shape; logits or scores equal those in `expected.json`; and
-where there is a tokenizer, `AutoTokenizer` gives the ids of `expected_tokens.json`.
+where there is a tokenizer, `AutoTokenizer` gives the ids of `expected_tokens.json`. FOLDER/again holds the models of
+tests/fixtures/hf as Collimate saves them; their configs, once they pass, belong into tests/fixtures/collimate/configs,
+one file a model.
 """
 
 import json
@@ -63,7 +65,7 @@ def check_tokenizer(folder):
 def main():
     fixtures = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "collimate"
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else fixtures
-    folders = sorted(path.parent for path in root.glob("*/config.json"))
+    folders = sorted(path.parent for path in root.glob("**/config.json"))
     assert folders, f"{root} holds no model"
     for folder in folders:
         expected = json.loads((folder / "expected.json").read_text())

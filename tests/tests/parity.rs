@@ -1,11 +1,15 @@
 //! The same models in transformers and here: `tests/fixtures/hf` was written by transformers
 //! (`tests/scripts/hf_parity.py`), `tests/fixtures/collimate` by this project (`tests/examples/write_models.rs`).
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use collimate_models::Device;
-use collimate_models::arch::{HeadKind, LanguageModel, PackedSequences, ScalarModel, load_model, save_model};
+use collimate_models::arch::{
+    HeadKind, LanguageModel, PackedSequences, Parameters, ScalarModel, load_model, save_model,
+};
 use collimate_models::generate::{Engine, SamplingParams};
 use collimate_models::kernels::{self, WeightLayout};
 use collimate_models::rng;
@@ -16,6 +20,41 @@ use serde::Deserialize;
 
 /// Two layers in f32, summed in other orders.
 const TOLERANCE: f64 = 2e-5;
+
+/// Language models that transformers wrote: every family, and every setting that changes what is computed.
+const LANGUAGE_MODELS: [&str; 13] = [
+    "gpt1",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_neox_serial",
+    "llama",
+    "llama_tied",
+    "llama_3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma_3",
+];
+
+/// Models with one score that transformers wrote.
+const SCORE_MODELS: [&str; 10] = [
+    "gpt1_score",
+    "gpt2_score",
+    "gpt_neo_score",
+    "gpt_neox_score",
+    "llama_score",
+    "mistral_score",
+    "qwen2_score",
+    "qwen3_score",
+    "gemma_score",
+    "gemma_3_score",
+];
+
+fn hf(name: &str) -> PathBuf {
+    fixture::path("hf").join(name)
+}
 
 /// `expected.json` of a language model.
 #[derive(Deserialize)]
@@ -46,23 +85,60 @@ fn logits(model: &LanguageModel, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in ["hf/gpt2", "hf/llama", "hf/llama_tied", "collimate/gpt2", "collimate/llama", "collimate/llama_tied"] {
-        let dir = fixture::path(name);
+    let ours = ["gpt2", "llama", "llama_tied"].map(|name| fixture::path("collimate").join(name));
+    for dir in LANGUAGE_MODELS.map(hf).into_iter().chain(ours) {
         let expected: ExpectedLogits = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
         for model in [LanguageModel::new(&config, &weights), LanguageModel::frozen(&config, &weights)] {
             let rows = logits(&model.unwrap(), &expected.sequences);
             for (row, expected) in rows.iter().zip(expected.logits.concat()) {
-                fixture::assert_close(row.iter().copied(), expected, TOLERANCE, name);
+                fixture::assert_close(row.iter().copied(), expected, TOLERANCE, &dir.display().to_string());
             }
+        }
+    }
+}
+
+/// Each parameter has a gradient, of the size that PyTorch finds.
+#[test]
+fn losses_and_gradients_are_those_of_pytorch() {
+    #[derive(Deserialize)]
+    struct Expected {
+        sequences: Vec<Vec<u32>>,
+        loss: f64,
+        /// By parameter.
+        gradient_norms: BTreeMap<String, f64>,
+    }
+    for name in LANGUAGE_MODELS {
+        let Expected { sequences, loss, gradient_norms } = expected(&hf(name));
+        let (config, weights) = load_model(&hf(name), HeadKind::Language, &Device::Cpu).unwrap();
+        let parameters = Parameters::from_weights(&weights).unwrap();
+        let model = LanguageModel::new(&config, &parameters.weights()).unwrap();
+        let packed = PackedSequences::new(&sequences);
+        let is_last = |row: usize| packed.offsets.contains(&(row + 1));
+        let rows: Vec<u32> = (0..packed.n_tokens()).filter(|row| !is_last(*row)).map(|row| row as u32).collect();
+        let targets: Vec<u32> = rows.iter().map(|row| packed.ids[*row as usize + 1]).collect();
+        let logprobs = model.logprobs_at(&packed, &rows, &targets, 1.0).unwrap().logprobs;
+        let mean = logprobs.mean_all().unwrap().neg().unwrap();
+        fixture::assert_close([mean.to_scalar::<f32>().unwrap()], [loss], 1e-5, name);
+        let gradients = mean.backward().unwrap();
+        assert_eq!(parameters.iter().count(), gradient_norms.len(), "{name}");
+        for (parameter, var) in parameters.iter() {
+            // In memory transformers names GPT-NeoX's unembedding as all others'.
+            let expected = gradient_norms[if parameter == "embed_out.weight" { "lm_head.weight" } else { parameter }];
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name}: `{parameter}` has no gradient"));
+            let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            assert!(
+                (f64::from(norm) - expected).abs() <= 1e-3 * expected + 1e-7,
+                "{name}: the gradient of `{parameter}` is {norm} long, expected {expected}"
+            );
         }
     }
 }
 
 #[test]
 fn greedy_continuations_are_those_of_transformers() {
-    for name in ["hf/gpt2", "hf/llama", "hf/llama_tied"] {
-        let dir = fixture::path(name);
+    for name in LANGUAGE_MODELS {
+        let dir = hf(name);
         let expected: ExpectedLogits = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
         let mut engine = Engine::new(&config, &weights, PolicyVersion(0), expected.sequences.len()).unwrap();
@@ -81,17 +157,54 @@ fn greedy_continuations_are_those_of_transformers() {
 
 #[test]
 fn scores_are_those_of_transformers() {
-    for name in ["hf/gpt2_score", "hf/llama_score", "collimate/gpt2_score", "collimate/llama_score"] {
-        let dir = fixture::path(name);
+    let ours = ["gpt2_score", "llama_score"].map(|name| fixture::path("collimate").join(name));
+    for dir in SCORE_MODELS.map(hf).into_iter().chain(ours) {
         let expected: ExpectedScores = expected(&dir);
         let (config, weights) = load_model(&dir, HeadKind::Scalar, &Device::Cpu).unwrap();
         let packed = PackedSequences::new(&expected.sequences);
         let last_rows: Vec<u32> = packed.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
         for model in [ScalarModel::new(&config, &weights), ScalarModel::frozen(&config, &weights)] {
             let scores = model.unwrap().scalars_at(&packed, &last_rows).unwrap().to_vec1::<f32>().unwrap();
-            fixture::assert_close(scores, expected.scores.iter().copied(), TOLERANCE, name);
+            fixture::assert_close(scores, expected.scores.iter().copied(), TOLERANCE, &dir.display().to_string());
         }
     }
+}
+
+/// `check_transformers_loads.py` has seen transformers load such saves and compute the same from them; this holds for
+/// today's too where their configs are the committed ones and their tensors those that transformers wrote.
+#[test]
+fn a_model_of_transformers_is_saved_with_its_own_names_and_a_config_that_transformers_was_seen_to_load() {
+    let language = LANGUAGE_MODELS.map(|name| (name, HeadKind::Language));
+    let score = SCORE_MODELS.map(|name| (name, HeadKind::Scalar));
+    for (name, head) in language.into_iter().chain(score) {
+        let written = tempfile::tempdir().unwrap();
+        let (config, weights) = load_model(&hf(name), head, &Device::Cpu).unwrap();
+        save_model(written.path(), &config, head, &weights).unwrap();
+        let committed = fixture::path("collimate/configs").join(format!("{name}.json"));
+        let same = fs::read(&committed).unwrap() == fs::read(written.path().join("config.json")).unwrap();
+        assert!(same, "{name}: config.json has changed: run the script again");
+        let (again_config, again) = load_model(written.path(), head, &Device::Cpu).unwrap();
+        assert_eq!(again_config, config, "{name}");
+        assert_eq!(tensors_in(written.path()), tensors_in(&hf(name)), "{name}");
+        for ((name, a), (_, b)) in again.iter().zip(weights.iter()) {
+            assert_eq!(flat(a), flat(b), "{name}");
+        }
+    }
+}
+
+/// Names and shapes of the tensors in a model's files.
+fn tensors_in(dir: &Path) -> BTreeMap<String, Vec<usize>> {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let shapes = files.flat_map(|path| {
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        tensors.into_iter().map(|(name, tensor)| (name, tensor.dims().to_vec()))
+    });
+    shapes.collect()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// The committed folder is what `check_transformers_loads.py` has loaded with transformers, so what has the same

@@ -1,15 +1,15 @@
 //! `pretrain`: raw text to tokenizer and base model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use collimate_models::arch::{Family, HeadKind, Mlp, ModelConfig, Norm, Positions, Weights, save_model};
+use collimate_models::arch::{HeadKind, ModelConfig, Weights, save_model};
 use collimate_models::data::corpus::{Corpus, Split, read_paragraphs, split_by_index};
 use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
-use collimate_models::kernels::{Gelu, HeadShape};
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
 use collimate_models::train::{LmExample, LmTrainer, OptimConfig, heldout_nll};
@@ -124,25 +124,25 @@ impl ModelShape {
         if self.family == ShapeFamily::Gpt2 && self.n_kv_heads != self.n_heads {
             return bad(format!("gpt2 needs n_kv_heads = n_heads = {}, found {}", self.n_heads, self.n_kv_heads));
         }
-        let llama = self.family == ShapeFamily::Llama;
-        Ok(ModelConfig {
-            family: if llama { Family::Llama } else { Family::Gpt2 },
-            vocab_size: tokenizer.vocab_size(),
-            hidden_dim: self.hidden_dim,
-            n_layers: self.n_layers,
-            heads: HeadShape { n_heads: self.n_heads, n_kv_heads: self.n_kv_heads, head_dim },
-            mlp_dim: self.mlp_dim,
-            context_len: self.context_len,
-            norm: if llama { Norm::Rms } else { Norm::Layer },
-            norm_eps: 1e-5,
-            positions: if llama { Positions::Rotary { theta: 10_000.0 } } else { Positions::Learned },
-            mlp: if llama { Mlp::SwiGlu } else { Mlp::Gelu(Gelu::Tanh) },
-            tied: self.tied,
-            bos_token_id: tokenizer.bos(),
-            eos_token_ids: vec![tokenizer.eos()],
-            initializer_range: 0.02,
-            score_bias: 0.0,
-        })
+        let common = json!({
+            "vocab_size": tokenizer.vocab_size(), "tie_word_embeddings": self.tied, "bos_token_id": tokenizer.bos(),
+            "eos_token_id": tokenizer.eos(), "initializer_range": 0.02,
+        });
+        let mut shape = match self.family {
+            ShapeFamily::Llama => json!({
+                "model_type": "llama", "hidden_size": self.hidden_dim, "num_hidden_layers": self.n_layers,
+                "num_attention_heads": self.n_heads, "num_key_value_heads": self.n_kv_heads,
+                "intermediate_size": self.mlp_dim, "max_position_embeddings": self.context_len,
+                "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
+            }),
+            ShapeFamily::Gpt2 => json!({
+                "model_type": "gpt2", "n_embd": self.hidden_dim, "n_layer": self.n_layers, "n_head": self.n_heads,
+                "n_inner": self.mlp_dim, "n_positions": self.context_len, "layer_norm_epsilon": 1e-5,
+            }),
+        };
+        let (map, common) = (shape.as_object_mut(), common.as_object().cloned());
+        map.expect("an object literal").extend(common.expect("an object literal"));
+        Ok(ModelConfig::from_hf(Path::new("pretrain.model"), shape)?)
     }
 }
 

@@ -2,30 +2,93 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::families::Family;
+use super::keys::Keys;
 use super::weights::HeadKind;
 use crate::error::{Error, Result};
-use crate::kernels::{Gelu, HeadShape};
+use crate::kernels::{AttentionRule, Gelu, HeadShape, RopeTable};
 
 const CONFIG_FILE: &str = "config.json";
 
-/// Whose names and layout the weights have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `model_type: "gpt2"`.
-    Gpt2,
-    /// `model_type: "llama"`.
-    Llama,
-}
-
-/// Which normalisation stands before attention and MLP.
+/// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// Gain and bias.
+    /// Mean and variance; gain and bias.
     Layer,
-    /// Gain alone.
+    /// Root mean square; gain alone.
     Rms,
+    /// Root mean square; the gain is one more than its weight.
+    RmsPlusOne,
+}
+
+/// Where the norms and the additions to the residual stream stand in a block, with A for attention and M for the MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// x + A(norm x), then x + M(norm x); a norm after the last block.
+    PreNorm,
+    /// norm(x + A(x)), then norm(x + M(x)).
+    PostNorm,
+    /// x + A(norm x) + M(other norm of x); a norm after the last block.
+    Parallel,
+    /// x + norm A(norm x), then x + norm M(norm x); a norm after the last block.
+    Sandwich,
+}
+
+/// How the frequencies of rotary positions are stretched to longer contexts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As they are.
+    None,
+    /// All divided by `factor` (Chen et al. 2023).
+    Linear {
+        /// By how much.
+        factor: f64,
+    },
+    /// Llama 3.1's: long wavelengths divided by `factor`, short ones kept, those between interpolated.
+    Llama3 {
+        /// By how much long ones are divided.
+        factor: f64,
+        /// Wavelengths over `original_context_len / low_freq_factor` are long.
+        low_freq_factor: f64,
+        /// Wavelengths under `original_context_len / high_freq_factor` are short.
+        high_freq_factor: f64,
+        /// The context before stretching, in tokens.
+        original_context_len: usize,
+    },
+}
+
+/// Rotary positions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// How many numbers at the beginning of each head are rotated (even).
+    pub rotary_dim: usize,
+    /// Stretching.
+    pub scaling: RopeScaling,
+}
+
+impl Rope {
+    /// Radians a position of each pair of rotated numbers: `rotary_dim / 2` of them.
+    pub fn frequencies(&self) -> Vec<f64> {
+        let plain = RopeTable::frequencies(self.rotary_dim, self.theta);
+        match self.scaling {
+            RopeScaling::None => plain,
+            RopeScaling::Linear { factor } => plain.into_iter().map(|frequency| frequency / factor).collect(),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } => {
+                let stretched = |frequency: f64| {
+                    // How many times the wave fits into the original context.
+                    let n_waves = original_context_len as f64 * frequency / std::f64::consts::TAU;
+                    // 0 for long waves, 1 for short ones.
+                    let kept = ((n_waves - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                    frequency * (kept + (1.0 - kept) / factor)
+                };
+                plain.into_iter().map(stretched).collect()
+            }
+        }
+    }
 }
 
 /// How a token's place enters.
@@ -35,9 +98,47 @@ pub enum Positions {
     Learned,
     /// Queries and keys are rotated.
     Rotary {
-        /// The base of the angles.
-        theta: f64,
+        /// In layers that see all positions, and in windowed ones unless `windowed` says otherwise.
+        rope: Rope,
+        /// In layers with a window, where they have their own.
+        windowed: Option<Rope>,
     },
+}
+
+/// The attention of all layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads.
+    pub heads: HeadShape,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// For each layer how many positions a query sees; `None`: all before it.
+    pub windows: Vec<Option<usize>>,
+    /// Whether the projections to queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether the projection back has a bias.
+    pub out_bias: bool,
+    /// Whether each head of queries and keys is normalised, by a gain that all heads share, before it is rotated.
+    pub qk_norm: bool,
+}
+
+impl Attention {
+    /// Every layer sees all positions; scores are scaled by 1/√D; no bias, no norm.
+    pub fn causal(heads: HeadShape, n_layers: usize) -> Self {
+        Self {
+            heads,
+            scale: AttentionRule::causal(heads).scale,
+            windows: vec![None; n_layers],
+            qkv_bias: false,
+            out_bias: false,
+            qk_norm: false,
+        }
+    }
+
+    /// The rule of one layer.
+    pub fn rule(&self, layer_idx: usize) -> AttentionRule {
+        AttentionRule { heads: self.heads, scale: self.scale, window: self.windows[layer_idx] }
+    }
 }
 
 /// The shape of the MLP.
@@ -45,8 +146,10 @@ pub enum Positions {
 pub enum Mlp {
     /// Two layers with GELU between.
     Gelu(Gelu),
-    /// Gate and up, multiplied, then down.
+    /// Gate and up, the gate through SiLU, multiplied, then down.
     SwiGlu,
+    /// The same with GELU.
+    GeGlu(Gelu),
 }
 
 /// A decoder-only transformer.
@@ -60,20 +163,26 @@ pub struct ModelConfig {
     pub hidden_dim: usize,
     /// Blocks.
     pub n_layers: usize,
-    /// Attention heads.
-    pub heads: HeadShape,
+    /// Attention.
+    pub attention: Attention,
     /// Width inside the MLP.
     pub mlp_dim: usize,
+    /// Whether the MLP's layers have a bias.
+    pub mlp_bias: bool,
     /// The longest sequence, in tokens.
     pub context_len: usize,
     /// Normalisation.
     pub norm: Norm,
     /// Added to the variance in normalisation.
     pub norm_eps: f64,
+    /// The order of norms and additions.
+    pub residual: Residual,
     /// Positions.
     pub positions: Positions,
     /// MLP.
     pub mlp: Mlp,
+    /// What embeddings are multiplied by; 1 for most.
+    pub embedding_scale: f64,
     /// Whether the unembedding is the embedding.
     pub tied: bool,
     /// The beginning-of-sequence token, where the model has one.
@@ -84,118 +193,6 @@ pub struct ModelConfig {
     pub initializer_range: f64,
     /// Added to every scalar that a scalar head gives; 0 for language models.
     pub score_bias: f64,
-}
-
-/// Keys that say nothing about the computation here.
-const IGNORED: &[&str] = &[
-    "_name_or_path",
-    "_num_labels",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "model_type",
-    "task_specific_params",
-    "pad_token_id",
-    "attn_pdrop",
-    "embd_pdrop",
-    "resid_pdrop",
-    "attention_dropout",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "gradient_checkpointing",
-    "pretraining_tp",
-    "n_ctx",
-    "return_dict",
-    "output_hidden_states",
-    "output_attentions",
-    "tokenizer_class",
-    "is_encoder_decoder",
-    "chunk_size_feed_forward",
-    "use_return_dict",
-    "rope_interleaved",
-    "is_llama_config",
-    "transformers.js_config",
-];
-
-/// One token id or several; `None` where the value is neither.
-pub(super) fn token_ids(value: &Value) -> Option<Vec<u32>> {
-    let id = |item: &Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(items) => items.iter().map(id).collect(),
-        one => id(one).map(|id| vec![id]),
-    }
-}
-
-struct Keys<'a> {
-    path: &'a Path,
-    map: Map<String, Value>,
-}
-
-impl Keys<'_> {
-    fn bad(&self, problem: String) -> Error {
-        Error::bad_file(self.path, problem)
-    }
-
-    fn take(&mut self, key: &str) -> Option<Value> {
-        self.map.remove(key).filter(|value| !value.is_null())
-    }
-
-    fn count(&mut self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.take(key) else { return Ok(None) };
-        let n = value.as_u64().filter(|&n| n > 0);
-        n.map(|n| Some(n as usize)).ok_or_else(|| self.bad(format!("`{key}` is {value}, expected a positive integer")))
-    }
-
-    fn required_count(&mut self, key: &str) -> Result<usize> {
-        self.count(key)?.ok_or_else(|| self.bad(format!("key `{key}` is missing")))
-    }
-
-    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
-        let Some(value) = self.take(key) else { return Ok(default) };
-        value.as_f64().ok_or_else(|| self.bad(format!("`{key}` is {value}, expected a number")))
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.take(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.bad(format!("`{key}` is {value}, expected true or false")))
-    }
-
-    fn token_ids(&mut self, key: &str) -> Result<Vec<u32>> {
-        let Some(value) = self.take(key) else { return Ok(Vec::new()) };
-        token_ids(&value).ok_or_else(|| self.bad(format!("`{key}` is {value}, expected token ids")))
-    }
-
-    /// Refuses a key whose value asks for something that is not implemented.
-    fn must_be(&mut self, key: &str, allowed: &[Value]) -> Result<()> {
-        match self.take(key) {
-            Some(value) if !allowed.contains(&value) => {
-                Err(self.bad(format!("`{key}` is {value}, which is not supported (supported: {allowed:?})")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<()> {
-        for key in IGNORED {
-            self.map.remove(*key);
-        }
-        match self.map.iter().find(|(_, value)| !value.is_null()) {
-            None => Ok(()),
-            Some((key, value)) => {
-                Err(self
-                    .bad(format!("key `{key}` (= {value}) is not known for this model type, so it can't be honoured")))
-            }
-        }
-    }
 }
 
 /// Which head the model in this directory has, by the class that its `config.json` names: `…ForSequenceClassification`
@@ -212,6 +209,11 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 impl ModelConfig {
+    /// Heads of the attention.
+    pub fn heads(&self) -> HeadShape {
+        self.attention.heads
+    }
+
     /// Reads `config.json` in a model's directory. A key that could change the computation and is not known is an
     /// error.
     pub fn load(dir: &Path) -> Result<Self> {
@@ -222,138 +224,53 @@ impl ModelConfig {
     /// Reads the HuggingFace form; `path` is for messages.
     pub fn from_hf(path: &Path, value: Value) -> Result<Self> {
         let Value::Object(map) = value else { return Err(Error::bad_file(path, "expected a JSON object")) };
-        let mut keys = Keys { path, map };
-        let model_type = keys.map.get("model_type").and_then(Value::as_str).unwrap_or("").to_owned();
-        let config = match model_type.as_str() {
-            "gpt2" => Self::from_gpt2(&mut keys)?,
-            "llama" => Self::from_llama(&mut keys)?,
-            other => {
-                return Err(keys.bad(format!("model_type `{other}` is not supported (supported: gpt2, llama)")));
-            }
+        let model_type = map.get("model_type").and_then(Value::as_str).unwrap_or("").to_owned();
+        let class = map.get("architectures").and_then(|classes| classes.get(0)?.as_str()).unwrap_or("").to_owned();
+        let mut keys = Keys::new(path, map);
+        let Some(family) = Family::of_model_type(&model_type) else {
+            let supported: Vec<&str> = Family::ALL.iter().map(|family| family.model_type()).collect();
+            let supported = supported.join(", ");
+            return Err(keys.bad(format!("model_type `{model_type}` is not supported (supported: {supported})")));
         };
+        check_class(&keys, &class)?;
+        let config = family.read(&mut keys)?;
         keys.finish()?;
+        config.check().map_err(|problem| Error::bad_file(path, problem))?;
         Ok(config)
     }
 
-    fn from_gpt2(keys: &mut Keys<'_>) -> Result<Self> {
-        let hidden_dim = keys.required_count("n_embd")?;
-        let n_heads = keys.required_count("n_head")?;
-        if hidden_dim % n_heads != 0 {
-            return Err(keys.bad(format!("`n_embd` {hidden_dim} is not a multiple of `n_head` {n_heads}")));
+    /// What no model can be.
+    fn check(&self) -> std::result::Result<(), String> {
+        let HeadShape { n_heads, n_kv_heads, head_dim } = self.heads();
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            return Err(format!("{n_heads} heads over {n_kv_heads} key heads: the key heads must divide the heads"));
         }
-        let mlp = match keys.take("activation_function").as_ref().and_then(Value::as_str).unwrap_or("gelu_new") {
-            "gelu_new" | "gelu_pytorch_tanh" => Gelu::Tanh,
-            "gelu" => Gelu::Erf,
-            other => return Err(keys.bad(format!("`activation_function` `{other}` is not supported"))),
-        };
-        keys.must_be("scale_attn_weights", &[json!(true)])?;
-        keys.must_be("scale_attn_by_inverse_layer_idx", &[json!(false)])?;
-        keys.must_be("reorder_and_upcast_attn", &[json!(false)])?;
-        keys.must_be("add_cross_attention", &[json!(false)])?;
-        Ok(Self {
-            family: Family::Gpt2,
-            vocab_size: keys.required_count("vocab_size")?,
-            hidden_dim,
-            n_layers: keys.required_count("n_layer")?,
-            heads: HeadShape { n_heads, n_kv_heads: n_heads, head_dim: hidden_dim / n_heads },
-            mlp_dim: keys.count("n_inner")?.unwrap_or(4 * hidden_dim),
-            context_len: keys.required_count("n_positions")?,
-            norm: Norm::Layer,
-            norm_eps: keys.number("layer_norm_epsilon", 1e-5)?,
-            positions: Positions::Learned,
-            mlp: Mlp::Gelu(mlp),
-            tied: keys.flag("tie_word_embeddings", true)?,
-            bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
-            eos_token_ids: keys.token_ids("eos_token_id")?,
-            initializer_range: keys.number("initializer_range", 0.02)?,
-            score_bias: keys.number("score_bias", 0.0)?,
-        })
-    }
-
-    fn from_llama(keys: &mut Keys<'_>) -> Result<Self> {
-        let hidden_dim = keys.required_count("hidden_size")?;
-        let n_heads = keys.required_count("num_attention_heads")?;
-        let n_kv_heads = keys.count("num_key_value_heads")?.unwrap_or(n_heads);
-        let head_dim = keys.count("head_dim")?.unwrap_or(hidden_dim / n_heads);
-        if n_heads % n_kv_heads != 0 || head_dim % 2 != 0 {
-            return Err(keys.bad(format!(
-                "{n_heads} heads of width {head_dim} over {n_kv_heads} key heads: the key heads must divide the heads, \
-                 and the width must be even"
-            )));
+        let Positions::Rotary { rope, windowed } = self.positions else { return Ok(()) };
+        match [Some(rope), windowed]
+            .into_iter()
+            .flatten()
+            .map(|rope| rope.rotary_dim)
+            .find(|dim| *dim == 0 || dim % 2 == 1 || *dim > head_dim)
+        {
+            None => Ok(()),
+            Some(dim) => Err(format!(
+                "{dim} of the {head_dim} numbers of each head are to be rotated: that must be an even number, over 0 \
+                 and no more than there are"
+            )),
         }
-        keys.must_be("hidden_act", &[json!("silu")])?;
-        keys.must_be("attention_bias", &[json!(false)])?;
-        keys.must_be("mlp_bias", &[json!(false)])?;
-        keys.must_be("rope_scaling", &[])?;
-        let theta = match keys.take("rope_parameters") {
-            None => keys.number("rope_theta", 10_000.0)?,
-            Some(parameters) => {
-                let kind = parameters.get("rope_type").and_then(Value::as_str).unwrap_or("default");
-                if kind != "default" {
-                    return Err(keys.bad(format!("`rope_parameters.rope_type` `{kind}` is not supported")));
-                }
-                let theta = parameters.get("rope_theta").and_then(Value::as_f64);
-                theta.ok_or_else(|| keys.bad("`rope_parameters.rope_theta` is missing".into()))?
-            }
-        };
-        Ok(Self {
-            family: Family::Llama,
-            vocab_size: keys.required_count("vocab_size")?,
-            hidden_dim,
-            n_layers: keys.required_count("num_hidden_layers")?,
-            heads: HeadShape { n_heads, n_kv_heads, head_dim },
-            mlp_dim: keys.required_count("intermediate_size")?,
-            context_len: keys.required_count("max_position_embeddings")?,
-            norm: Norm::Rms,
-            norm_eps: keys.number("rms_norm_eps", 1e-6)?,
-            positions: Positions::Rotary { theta },
-            mlp: Mlp::SwiGlu,
-            tied: keys.flag("tie_word_embeddings", false)?,
-            bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
-            eos_token_ids: keys.token_ids("eos_token_id")?,
-            initializer_range: keys.number("initializer_range", 0.02)?,
-            score_bias: keys.number("score_bias", 0.0)?,
-        })
     }
 
     /// The HuggingFace form. `scalar_head` says that the weights are a `…ForSequenceClassification` with one label.
     pub fn to_hf(&self, scalar_head: bool) -> Value {
-        let mut value = match self.family {
-            Family::Gpt2 => json!({
-                "model_type": "gpt2",
-                "n_embd": self.hidden_dim, "n_head": self.heads.n_heads, "n_layer": self.n_layers,
-                "n_inner": self.mlp_dim, "n_positions": self.context_len,
-                "activation_function": if self.mlp == Mlp::Gelu(Gelu::Erf) { "gelu" } else { "gelu_new" },
-                "layer_norm_epsilon": self.norm_eps,
-                // transformers' defaults would be 0.1.
-                "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-            }),
-            Family::Llama => {
-                let Positions::Rotary { theta } = self.positions else { unreachable!("Llama is rotary") };
-                json!({
-                    "model_type": "llama",
-                    "hidden_size": self.hidden_dim, "num_attention_heads": self.heads.n_heads,
-                    "num_key_value_heads": self.heads.n_kv_heads, "head_dim": self.heads.head_dim,
-                    "num_hidden_layers": self.n_layers, "intermediate_size": self.mlp_dim,
-                    "max_position_embeddings": self.context_len, "hidden_act": "silu",
-                    "rms_norm_eps": self.norm_eps, "rope_theta": theta,
-                    "attention_bias": false, "mlp_bias": false,
-                })
-            }
-        };
-        let class = match (self.family, scalar_head) {
-            (Family::Gpt2, false) => "GPT2LMHeadModel",
-            (Family::Gpt2, true) => "GPT2ForSequenceClassification",
-            (Family::Llama, false) => "LlamaForCausalLM",
-            (Family::Llama, true) => "LlamaForSequenceClassification",
-        };
+        let mut value = self.family.write(self);
         let eos = match self.eos_token_ids.as_slice() {
             [] => Value::Null,
             [one] => json!(one),
             several => json!(several),
         };
         let common = json!({
-            "architectures": [class], "vocab_size": self.vocab_size, "tie_word_embeddings": self.tied,
+            "model_type": self.family.model_type(), "architectures": [self.family.class(scalar_head)],
+            "vocab_size": self.vocab_size, "tie_word_embeddings": self.tied,
             "bos_token_id": self.bos_token_id, "eos_token_id": eos,
             "initializer_range": self.initializer_range, "torch_dtype": "float32",
         });
@@ -366,7 +283,21 @@ impl ModelConfig {
             map.insert("score_bias".into(), json!(self.score_bias));
             // No `pad_token_id`: were it the end token, transformers would read the score before the end token. Without
             // one it reads the last token, and refuses batches.
+            map.insert("pad_token_id".into(), Value::Null);
         }
         value
     }
+}
+
+/// Refuses a class with another head than the two that are known: its head's weights would be missing here, or unread.
+fn check_class(keys: &Keys<'_>, class: &str) -> Result<()> {
+    let known = ["ForCausalLM", "LMHeadModel", "ForSequenceClassification", "Model"];
+    let has_another_head = class.contains("DoubleHeads") || class.contains("ForConditionalGeneration");
+    if class.is_empty() || (known.iter().any(|suffix| class.ends_with(suffix)) && !has_another_head) {
+        return Ok(());
+    }
+    Err(keys.bad(format!(
+        "`architectures` names `{class}`, which is not supported (supported: a decoder with a language model's head, \
+         …ForCausalLM or …LMHeadModel, or with one score, …ForSequenceClassification)"
+    )))
 }

@@ -10,8 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Value, json};
 
-use super::config::{Family, ModelConfig, token_ids};
+use super::config::ModelConfig;
 use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
+use super::keys::token_ids;
 use super::weights::{HeadKind, Initial, Weights, parameter_specs};
 use crate::durable;
 use crate::error::{Error, Result};
@@ -20,7 +21,8 @@ use crate::rng::{self, SeededRng};
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const GENERATION_FILE: &str = "generation_config.json";
-const UNEMBEDDING: &str = "lm_head.weight";
+/// What most families call the unembedding.
+const COMMON_UNEMBEDDING: &str = "lm_head.weight";
 
 /// Reads a model's directory. Every tensor that the config asks for must be there in the shape it asks for, and no
 /// other, so that nothing of the file is left out unseen; f16 and bf16 become f32.
@@ -33,7 +35,7 @@ pub fn load_model(dir: &Path, head: HeadKind, device: &Device) -> Result<(Arc<Mo
         config.eos_token_ids = ids;
     }
     let (path, mut tensors) = read_tensors(dir, device)?;
-    add_prefix(&config, &mut tensors);
+    rename_older(&config, &mut tensors);
     if head == HeadKind::Scalar && !tensors.contains_key(SCORE_WEIGHT) {
         return Err(Error::bad_file(
             &path,
@@ -86,7 +88,7 @@ pub fn save_model(dir: &Path, config: &ModelConfig, head: HeadKind, weights: &We
 /// head whose bias is 0. The other tensors are shared, not copied.
 pub fn scalar_from_language(config: &ModelConfig, language: &Weights, rng: &mut SeededRng) -> Result<Weights> {
     let mut weights = language.clone();
-    weights.remove(UNEMBEDDING);
+    weights.remove(config.family.names().unembedding);
     for spec in parameter_specs(config, HeadKind::Scalar) {
         if spec.name != SCORE_WEIGHT && spec.name != SCORE_BIAS {
             continue;
@@ -106,26 +108,36 @@ pub fn scalar_from_language(config: &ModelConfig, language: &Weights, rng: &mut 
 /// Tensors that older exporters write and no computation needs: causal masks, rotary frequencies, and the
 /// unembedding of a tied model, which is the embedding again.
 fn is_harmless(config: &ModelConfig, name: &str) -> bool {
-    name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
+    is_mask(name)
         || name.ends_with(".rotary_emb.inv_freq")
-        || (config.tied && name == UNEMBEDDING)
+        || (config.tied && name == config.family.names().unembedding)
 }
 
-/// Checkpoints of the bare decoder, such as the original GPT-2, have its names without the prefix.
-fn add_prefix(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) {
-    let (prefix, bare_embedding) = match config.family {
-        Family::Gpt2 => ("transformer.", "wte.weight"),
-        Family::Llama => ("model.", "embed_tokens.weight"),
-    };
-    if !tensors.contains_key(bare_embedding) {
+/// Causal masks. A projection's own bias has another name.
+fn is_mask(name: &str) -> bool {
+    [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
+        .iter()
+        .any(|mask| name.ends_with(mask))
+}
+
+/// Gives tensors the names that are written today. Checkpoints of the bare decoder, such as the original GPT-2, have
+/// its names without what stands before them; some name the unembedding as most families do.
+fn rename_older(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) {
+    let names = config.family.names();
+    if names.unembedding != COMMON_UNEMBEDDING
+        && let Some(unembedding) = tensors.remove(COMMON_UNEMBEDDING)
+    {
+        tensors.entry(names.unembedding.to_owned()).or_insert(unembedding);
+    }
+    if !tensors.contains_key(&format!("{}.weight", names.embedding)) {
         return;
     }
     *tensors = std::mem::take(tensors)
         .into_iter()
         .map(|(name, tensor)| match name.as_str() {
-            UNEMBEDDING | SCORE_WEIGHT => (name, tensor),
-            _ => (format!("{prefix}{name}"), tensor),
+            SCORE_WEIGHT => (name, tensor),
+            _ if name == names.unembedding => (name, tensor),
+            _ => (format!("{}.{name}", names.decoder), tensor),
         })
         .collect();
 }
@@ -181,7 +193,7 @@ fn read_file(path: &Path, device: &Device, tensors: &mut BTreeMap<String, Tensor
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             // A mask of some exporters, left out later by its name.
-            Dtype::U8 | Dtype::BOOL if name.ends_with(".attn.bias") => continue,
+            Dtype::U8 | Dtype::BOOL if is_mask(&name) => continue,
             other => {
                 let problem = format!("tensor `{name}` is of type {other:?}, supported are F32, F16, BF16");
                 return Err(Error::bad_file(path, problem));

@@ -35,8 +35,11 @@ impl LanguageModel {
     }
 
     fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {
-        let unembedding =
-            if decoder.config().tied { decoder.embedding().clone() } else { weights.get("lm_head.weight")?.clone() };
+        let config = decoder.config();
+        let unembedding = match config.tied {
+            true => decoder.embedding().clone(),
+            false => weights.get(config.family.names().unembedding)?.clone(),
+        };
         Ok(Self { decoder, unembedding })
     }
 

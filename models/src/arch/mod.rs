@@ -1,14 +1,18 @@
-//! The decoder, described by its config: GPT-2 or Llama; with a head for tokens or for scalars.
+//! One decoder for all families, described by its config; with a head for tokens or for scalars.
 
+mod block;
 mod config;
 mod decoder;
+mod families;
 mod files;
 mod heads;
+mod keys;
 mod packed;
 mod weights;
 
-pub use config::{Family, Mlp, ModelConfig, Norm, Positions, head_kind_of};
+pub use config::{Attention, Mlp, ModelConfig, Norm, Positions, Residual, Rope, RopeScaling, head_kind_of};
 pub use decoder::{Attend, Decoder, PackedAttention};
+pub use families::Family;
 pub use files::{load_model, save_model, scalar_from_language};
 pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use packed::PackedSequences;

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::config::{Family, ModelConfig, Norm, Positions};
+use super::config::{Mlp, ModelConfig, Norm, Residual};
+use super::families::QkvNames;
 use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
 use crate::error::{Error, Result};
+use crate::kernels::WeightLayout;
 use crate::rng::{self, SeededRng};
 
 /// What stands on top of the decoder.
@@ -50,68 +52,98 @@ impl ParameterSpec {
 
 /// Every parameter of a model, in the order of the forward pass.
 pub fn parameter_specs(config: &ModelConfig, head: HeadKind) -> Vec<ParameterSpec> {
-    let (c, f) = (config.hidden_dim, config.mlp_dim);
-    let (q_dim, kv_dim) = (config.heads.out_dim(), config.heads.n_kv_heads * config.heads.head_dim);
+    let (c, names) = (config.hidden_dim, config.family.names());
     let std = Initial::Normal(config.initializer_range);
-    // Projections back into the residual stream start smaller, by the number of additions (GPT-2, section 2.3).
-    let residual = Initial::Normal(config.initializer_range / (2.0 * config.n_layers as f64).sqrt());
-    let mut specs = Vec::new();
-    let mut add = |name: String, shape: &[usize], initial| {
-        specs.push(ParameterSpec { name, shape: shape.to_vec(), initial });
-    };
-    match config.family {
-        Family::Gpt2 => {
-            add("transformer.wte.weight".into(), &[config.vocab_size, c], std);
-            if config.positions == Positions::Learned {
-                add("transformer.wpe.weight".into(), &[config.context_len, c], std);
-            }
-            for i in 0..config.n_layers {
-                let p = format!("transformer.h.{i}");
-                add(format!("{p}.ln_1.weight"), &[c], Initial::Ones);
-                add(format!("{p}.ln_1.bias"), &[c], Initial::Zeros);
-                add(format!("{p}.attn.c_attn.weight"), &[c, q_dim + 2 * kv_dim], std);
-                add(format!("{p}.attn.c_attn.bias"), &[q_dim + 2 * kv_dim], Initial::Zeros);
-                add(format!("{p}.attn.c_proj.weight"), &[q_dim, c], residual);
-                add(format!("{p}.attn.c_proj.bias"), &[c], Initial::Zeros);
-                add(format!("{p}.ln_2.weight"), &[c], Initial::Ones);
-                add(format!("{p}.ln_2.bias"), &[c], Initial::Zeros);
-                add(format!("{p}.mlp.c_fc.weight"), &[c, f], std);
-                add(format!("{p}.mlp.c_fc.bias"), &[f], Initial::Zeros);
-                add(format!("{p}.mlp.c_proj.weight"), &[f, c], residual);
-                add(format!("{p}.mlp.c_proj.bias"), &[c], Initial::Zeros);
-            }
-            add("transformer.ln_f.weight".into(), &[c], Initial::Ones);
-            if config.norm == Norm::Layer {
-                add("transformer.ln_f.bias".into(), &[c], Initial::Zeros);
-            }
-        }
-        Family::Llama => {
-            add("model.embed_tokens.weight".into(), &[config.vocab_size, c], std);
-            for i in 0..config.n_layers {
-                let p = format!("model.layers.{i}");
-                add(format!("{p}.input_layernorm.weight"), &[c], Initial::Ones);
-                add(format!("{p}.self_attn.q_proj.weight"), &[q_dim, c], std);
-                add(format!("{p}.self_attn.k_proj.weight"), &[kv_dim, c], std);
-                add(format!("{p}.self_attn.v_proj.weight"), &[kv_dim, c], std);
-                add(format!("{p}.self_attn.o_proj.weight"), &[c, q_dim], residual);
-                add(format!("{p}.post_attention_layernorm.weight"), &[c], Initial::Ones);
-                add(format!("{p}.mlp.gate_proj.weight"), &[f, c], std);
-                add(format!("{p}.mlp.up_proj.weight"), &[f, c], std);
-                add(format!("{p}.mlp.down_proj.weight"), &[c, f], residual);
-            }
-            add("model.norm.weight".into(), &[c], Initial::Ones);
-        }
+    let mut specs = Specs { config, specs: Vec::new() };
+    specs.add(names.embedding(), &[config.vocab_size, c], std);
+    if let Some(name) = names.position_embedding() {
+        specs.add(name, &[config.context_len, c], std);
+    }
+    for layer_idx in 0..config.n_layers {
+        specs.add_block(layer_idx);
+    }
+    if let Some(name) = names.final_norm() {
+        specs.add_norm(&name, c, config.norm);
     }
     match head {
         HeadKind::Language if config.tied => {}
-        HeadKind::Language => add("lm_head.weight".into(), &[config.vocab_size, c], std),
+        HeadKind::Language => specs.add(names.unembedding.into(), &[config.vocab_size, c], std),
         HeadKind::Scalar => {
             // Stiennon et al. 2020, appendix B: the scalar head starts at standard deviation 1/√(C + 1).
-            add(SCORE_WEIGHT.into(), &[1, c], Initial::Normal(1.0 / ((c + 1) as f64).sqrt()));
-            add(SCORE_BIAS.into(), &[1], Initial::Zeros);
+            specs.add(SCORE_WEIGHT.into(), &[1, c], Initial::Normal(1.0 / ((c + 1) as f64).sqrt()));
+            specs.add(SCORE_BIAS.into(), &[1], Initial::Zeros);
         }
     }
-    specs
+    specs.specs
+}
+
+struct Specs<'a> {
+    config: &'a ModelConfig,
+    specs: Vec<ParameterSpec>,
+}
+
+impl Specs<'_> {
+    fn add(&mut self, name: String, shape: &[usize], initial: Initial) {
+        self.specs.push(ParameterSpec { name, shape: shape.to_vec(), initial });
+    }
+
+    fn add_norm(&mut self, name: &str, dim: usize, norm: Norm) {
+        let initial = if norm == Norm::RmsPlusOne { Initial::Zeros } else { Initial::Ones };
+        self.add(format!("{name}.weight"), &[dim], initial);
+        if norm == Norm::Layer {
+            self.add(format!("{name}.bias"), &[dim], Initial::Zeros);
+        }
+    }
+
+    fn add_linear(&mut self, name: &str, n_in: usize, n_out: usize, has_bias: bool, initial: Initial) {
+        let shape = match self.config.family.names().layout {
+            WeightLayout::InOut => [n_in, n_out],
+            WeightLayout::OutIn => [n_out, n_in],
+        };
+        self.add(format!("{name}.weight"), &shape, initial);
+        if has_bias {
+            self.add(format!("{name}.bias"), &[n_out], Initial::Zeros);
+        }
+    }
+
+    fn add_block(&mut self, layer_idx: usize) {
+        let (config, names) = (self.config, self.config.family.names());
+        let (c, f, attention) = (config.hidden_dim, config.mlp_dim, &config.attention);
+        let (q_dim, kv_dim) = (attention.heads.out_dim(), attention.heads.n_kv_heads * attention.heads.head_dim);
+        let std = Initial::Normal(config.initializer_range);
+        // Projections back into the residual stream start smaller, by the number of additions (GPT-2, section 2.3).
+        let residual = Initial::Normal(config.initializer_range / (2.0 * config.n_layers as f64).sqrt());
+        let at = |part: &str| names.in_block(layer_idx, part);
+        self.add_norm(&at(names.attention_norm), c, config.norm);
+        match names.qkv {
+            QkvNames::Joined(name) | QkvNames::Interleaved(name) => {
+                self.add_linear(&at(name), c, q_dim + 2 * kv_dim, attention.qkv_bias, std);
+            }
+            QkvNames::Split(parts) => {
+                for (name, dim) in parts.into_iter().zip([q_dim, kv_dim, kv_dim]) {
+                    self.add_linear(&at(name), c, dim, attention.qkv_bias, std);
+                }
+            }
+        }
+        if attention.qk_norm {
+            for name in names.qk_norm {
+                self.add_norm(&at(name), attention.heads.head_dim, config.norm);
+            }
+        }
+        self.add_linear(&at(names.attention_out), q_dim, c, attention.out_bias, residual);
+        if config.residual == Residual::Sandwich {
+            self.add_norm(&at(names.branch_norms[0]), c, config.norm);
+        }
+        self.add_norm(&at(names.mlp_norm), c, config.norm);
+        if matches!(config.mlp, Mlp::SwiGlu | Mlp::GeGlu(_)) {
+            self.add_linear(&at(names.mlp_gate), c, f, config.mlp_bias, std);
+        }
+        self.add_linear(&at(names.mlp_up), c, f, config.mlp_bias, std);
+        self.add_linear(&at(names.mlp_down), f, c, config.mlp_bias, residual);
+        if config.residual == Residual::Sandwich {
+            self.add_norm(&at(names.branch_norms[1]), c, config.norm);
+        }
+    }
 }
 
 /// Named tensors. As part of a snapshot they are immutable copies; as [`Parameters::weights`] they are views of

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::arch::{Attend, ModelConfig};
-use crate::kernels::{self, CacheRow, HeadShape, LayerCache};
+use crate::kernels::{self, AttentionRule, CacheRow, LayerCache};
 
 /// Capacity grows by multiples of this many positions, so that longer prompts coming in do not each copy the cache.
 const GROWTH: usize = 64;
@@ -18,7 +18,7 @@ pub(super) struct Caches {
 impl Caches {
     /// Caches for `n_slots` sequences, with no room as yet.
     pub(super) fn new(config: &ModelConfig, n_slots: usize) -> Self {
-        let layers = (0..config.n_layers).map(|_| LayerCache::new(n_slots, 0, config.heads)).collect();
+        let layers = (0..config.n_layers).map(|_| LayerCache::new(n_slots, 0, config.heads())).collect();
         Self { layers, context_len: config.context_len }
     }
 
@@ -45,7 +45,7 @@ pub(super) struct CachedAttention<'a> {
 }
 
 impl Attend for CachedAttention<'_> {
-    fn attend(&mut self, layer_idx: usize, qkv: &Tensor, heads: HeadShape) -> candle_core::Result<Tensor> {
-        kernels::cached_attention(qkv, heads, &mut self.layers[layer_idx], self.rows)
+    fn attend(&mut self, layer_idx: usize, qkv: &Tensor, rule: AttentionRule) -> candle_core::Result<Tensor> {
+        kernels::cached_attention(qkv, rule, &mut self.layers[layer_idx], self.rows)
     }
 }

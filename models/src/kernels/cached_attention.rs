@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{HeadShape, simd};
+use super::{AttentionRule, HeadShape, simd};
 
 /// Keys and values of one layer for `n_slots` sequences of up to `capacity` positions each.
 ///
@@ -77,7 +77,7 @@ impl LayerCache {
 }
 
 /// Where a row of a batch stands in a [`LayerCache`]: its keys and values are written there, and it attends to
-/// positions `0..=position` of its slot.
+/// the positions of its slot up to its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheRow {
     /// Which sequence.
@@ -86,11 +86,17 @@ pub struct CacheRow {
     pub position: usize,
 }
 
-/// Causal attention of `qkv (N, (H + 2 KV) D)` over a cache: `(N, H D)`; scores are scaled by 1/√D. All rows' keys
-/// and values are written first, then every row attends, so the rows of one slot may be a whole prompt.
+/// Causal attention of `qkv (N, (H + 2 KV) D)` over a cache: `(N, H D)`. All rows' keys and values are written first,
+/// then every row attends, so the rows of one slot may be a whole prompt.
 ///
 /// Computed on the CPU in f32, wherever `qkv` lies and the result goes. It has no backward: a `qkv` with a gradient to carry is refused rather than cut off in silence.
-pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, rows: &[CacheRow]) -> Result<Tensor> {
+pub fn cached_attention(
+    qkv: &Tensor,
+    rule: AttentionRule,
+    cache: &mut LayerCache,
+    rows: &[CacheRow],
+) -> Result<Tensor> {
+    let heads = rule.heads;
     let (n, columns) = qkv.dims2()?;
     if qkv.track_op() {
         bail!("cached attention has no backward: generate with detached weights (a snapshot)");
@@ -122,13 +128,14 @@ pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, 
         let (row_idx, kv) = (i / heads.n_kv_heads, i % heads.n_kv_heads);
         let (keys, values) = cache.head(rows[row_idx].slot, kv);
         let queries = &data[row_idx * columns + kv * group_dim..][..group_dim];
-        let n_seen = rows[row_idx].position + 1;
-        weights.resize(n_seen, 0.0);
+        let position = rows[row_idx].position;
+        let first = rule.first_seen(position);
+        weights.resize(position + 1 - first, 0.0);
         simd::dispatch(
             #[inline(always)]
             || {
                 for (query, out) in queries.chunks(heads.head_dim).zip(out.chunks_mut(heads.head_dim)) {
-                    attend_one(query, keys, values, cache.capacity, weights, out);
+                    attend_one(query, rule.scale, keys, values, cache.capacity, first, weights, out);
                 }
             },
         );
@@ -136,20 +143,29 @@ pub fn cached_attention(qkv: &Tensor, heads: HeadShape, cache: &mut LayerCache, 
     Tensor::from_vec(out, (n, heads.out_dim()), device)
 }
 
-/// One query over the first `weights.len()` positions.
+/// One query over `weights.len()` positions from `first` on.
 #[inline(always)]
-fn attend_one(query: &[f32], keys: &[f32], values: &[f32], capacity: usize, weights: &mut [f32], out: &mut [f32]) {
+#[expect(clippy::too_many_arguments, reason = "a kernel's inner function")]
+fn attend_one(
+    query: &[f32],
+    scale: f32,
+    keys: &[f32],
+    values: &[f32],
+    capacity: usize,
+    first: usize,
+    weights: &mut [f32],
+    out: &mut [f32],
+) {
     weights.fill(0.0);
     for (q, keys) in query.iter().zip(keys.chunks_exact(capacity)) {
-        simd::axpy(*q, &keys[..weights.len()], weights);
+        simd::axpy(*q, &keys[first..first + weights.len()], weights);
     }
-    let scale = 1.0 / (query.len() as f32).sqrt();
     let largest = simd::max(weights);
     for weight in weights.iter_mut() {
         *weight = simd::exp((*weight - largest) * scale);
     }
     let inverse = 1.0 / simd::sum(weights);
-    for (weight, value) in weights.iter().zip(values.chunks_exact(query.len())) {
+    for (weight, value) in weights.iter().zip(values[first * query.len()..].chunks_exact(query.len())) {
         simd::axpy(*weight, value, out);
     }
     for out in out.iter_mut() {
@@ -168,6 +184,10 @@ mod tests {
 
     const HEADS: HeadShape = HeadShape { n_heads: 4, n_kv_heads: 2, head_dim: 6 };
 
+    fn causal() -> AttentionRule {
+        AttentionRule::causal(HEADS)
+    }
+
     fn random_rows(n: usize, seed: u64) -> Vec<f32> {
         let mut rng = SeededRng::seed_from_u64(seed);
         (0..n * HEADS.qkv_dim()).map(|_| rng.random_range(-2.0..2.0)).collect()
@@ -184,33 +204,36 @@ mod tests {
     #[test]
     fn prefill_then_decode_agrees_with_attention_over_the_whole_sequence() {
         let rows = random_rows(9, 1);
-        let whole = flat(&composed::causal_attention(&tensor(&rows), &[0, 9], HEADS).unwrap());
-        let mut cache = LayerCache::new(3, 9, HEADS);
-        let prompt: Vec<CacheRow> = (0..5).map(|position| CacheRow { slot: 2, position }).collect();
-        let cut = 5 * HEADS.qkv_dim();
-        let mut out = flat(&cached_attention(&tensor(&rows[..cut]), HEADS, &mut cache, &prompt).unwrap());
-        for (i, row) in rows[cut..].chunks(HEADS.qkv_dim()).enumerate() {
-            let at = [CacheRow { slot: 2, position: 5 + i }];
-            out.extend(flat(&cached_attention(&tensor(row), HEADS, &mut cache, &at).unwrap()));
+        let causal = causal();
+        for rule in [causal, AttentionRule { window: Some(3), scale: 0.7, ..causal }] {
+            let whole = flat(&composed::causal_attention(&tensor(&rows), &[0, 9], rule).unwrap());
+            let mut cache = LayerCache::new(3, 9, HEADS);
+            let prompt: Vec<CacheRow> = (0..5).map(|position| CacheRow { slot: 2, position }).collect();
+            let cut = 5 * HEADS.qkv_dim();
+            let mut out = flat(&cached_attention(&tensor(&rows[..cut]), rule, &mut cache, &prompt).unwrap());
+            for (i, row) in rows[cut..].chunks(HEADS.qkv_dim()).enumerate() {
+                let at = [CacheRow { slot: 2, position: 5 + i }];
+                out.extend(flat(&cached_attention(&tensor(row), rule, &mut cache, &at).unwrap()));
+            }
+            assert!(out.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-5), "{out:?} {whole:?}");
         }
-        assert!(out.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-5), "{out:?} {whole:?}");
     }
 
     #[test]
     fn a_slot_depends_on_no_other_and_on_nothing_that_stood_there_before() {
         let rows = random_rows(4, 2);
         let at: Vec<CacheRow> = (0..4).map(|position| CacheRow { slot: 1, position }).collect();
-        let alone = flat(&cached_attention(&tensor(&rows), HEADS, &mut LayerCache::new(2, 8, HEADS), &at).unwrap());
+        let alone = flat(&cached_attention(&tensor(&rows), causal(), &mut LayerCache::new(2, 8, HEADS), &at).unwrap());
 
         let mut used = LayerCache::new(2, 8, HEADS);
         let garbage = vec![f32::NAN; 8 * HEADS.qkv_dim()];
         let everywhere: Vec<CacheRow> = (0..8).map(|position| CacheRow { slot: 1, position }).collect();
-        cached_attention(&tensor(&garbage), HEADS, &mut used, &everywhere).unwrap();
+        cached_attention(&tensor(&garbage), causal(), &mut used, &everywhere).unwrap();
         let mut both = garbage[..2 * HEADS.qkv_dim()].to_vec();
         both.extend(&rows);
         let mut places = vec![CacheRow { slot: 0, position: 0 }, CacheRow { slot: 0, position: 1 }];
         places.extend(&at);
-        let mixed = flat(&cached_attention(&tensor(&both), HEADS, &mut used, &places).unwrap());
+        let mixed = flat(&cached_attention(&tensor(&both), causal(), &mut used, &places).unwrap());
         assert_eq!(alone, mixed[2 * HEADS.out_dim()..]);
     }
 
@@ -220,10 +243,10 @@ mod tests {
         let cut = 3 * HEADS.qkv_dim();
         let at: Vec<CacheRow> = (0..4).map(|position| CacheRow { slot: 1, position }).collect();
         let mut cache = LayerCache::new(2, 0, HEADS).grown(3);
-        cached_attention(&tensor(&rows[..cut]), HEADS, &mut cache, &at[..3]).unwrap();
+        cached_attention(&tensor(&rows[..cut]), causal(), &mut cache, &at[..3]).unwrap();
         let mut grown = cache.grown(5);
-        let last = flat(&cached_attention(&tensor(&rows[cut..]), HEADS, &mut grown, &at[3..]).unwrap());
-        let whole = flat(&cached_attention(&tensor(&rows), HEADS, &mut LayerCache::new(2, 5, HEADS), &at).unwrap());
+        let last = flat(&cached_attention(&tensor(&rows[cut..]), causal(), &mut grown, &at[3..]).unwrap());
+        let whole = flat(&cached_attention(&tensor(&rows), causal(), &mut LayerCache::new(2, 5, HEADS), &at).unwrap());
         assert_eq!(last, whole[3 * HEADS.out_dim()..]);
     }
 
@@ -232,9 +255,9 @@ mod tests {
         let mut cache = LayerCache::new(1, 2, HEADS);
         let rows = tensor(&random_rows(1, 3));
         for at in [CacheRow { slot: 1, position: 0 }, CacheRow { slot: 0, position: 2 }] {
-            let error = cached_attention(&rows, HEADS, &mut cache, &[at]).unwrap_err().to_string();
+            let error = cached_attention(&rows, causal(), &mut cache, &[at]).unwrap_err().to_string();
             assert!(error.contains("outside a cache of 1 slots of 2 positions"), "{error}");
         }
-        assert!(cached_attention(&rows, HEADS, &mut cache, &[]).is_err());
+        assert!(cached_attention(&rows, causal(), &mut cache, &[]).is_err());
     }
 }

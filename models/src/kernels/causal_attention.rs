@@ -12,17 +12,18 @@ use super::gemm::{Matrix, add_product};
 use super::product::PARALLEL_WORK;
 use super::storage::{fusable, numbers, output, slice, tensor};
 use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles};
-use super::{HeadShape, composed, simd, transpose};
+use super::{AttentionRule, HeadShape, composed, simd, transpose};
 
 /// Rows of which the backward pass holds the weights at a time: a multiple of [`TILE`].
 const BACKWARD_ROWS: usize = 8 * TILE;
 
 /// Causal self-attention within each packed sequence: `qkv (N, (H + 2 KV) D)` to `(N, H D)`. Sequence s is rows
-/// `offsets[s]..offsets[s + 1]`; scores are scaled by 1/√D.
+/// `offsets[s]..offsets[s + 1]`.
 ///
 /// A row's result depends on the rows up to it in its sequence alone, bit for bit, as long as those after it are
 /// finite.
-pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Result<Tensor> {
+pub fn causal_attention(qkv: &Tensor, offsets: &[usize], rule: AttentionRule) -> Result<Tensor> {
+    let heads = rule.heads;
     let (n, columns) = qkv.dims2()?;
     if columns != heads.qkv_dim() {
         bail!("attention: qkv is ({n}, {columns}), expected {} columns for {heads:?}", heads.qkv_dim());
@@ -34,30 +35,30 @@ pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Re
         bail!("attention: offsets {offsets:?} do not cut {n} rows into sequences");
     }
     if heads.head_dim > K_BLOCK || !fusable(&[qkv]) {
-        return composed::causal_attention(qkv, offsets, heads);
+        return composed::causal_attention(qkv, offsets, rule);
     }
-    qkv.contiguous()?.apply_op1(CausalAttention { offsets: offsets.to_vec(), heads })
+    qkv.contiguous()?.apply_op1(CausalAttention { offsets: offsets.to_vec(), rule })
 }
 
 struct CausalAttention {
     offsets: Vec<usize>,
-    heads: HeadShape,
+    rule: AttentionRule,
 }
 
 impl CausalAttention {
     /// Runs `task` for each key head of each sequence.
     fn for_each_part<'a>(&self, qkv: &'a [f32], task: impl Fn(Part<'a>) + Sync + Send) {
-        let n_kv_heads = self.heads.n_kv_heads;
+        let n_kv_heads = self.rule.heads.n_kv_heads;
         let task = |i: usize| {
             let sequence = i / n_kv_heads;
             let rows = self.offsets[sequence]..self.offsets[sequence + 1];
             if !rows.is_empty() {
-                task(Part { qkv, heads: self.heads, rows, kv: i % n_kv_heads });
+                task(Part { qkv, rule: self.rule, heads: self.rule.heads, rows, kv: i % n_kv_heads });
             }
         };
         let n_tasks = (self.offsets.len() - 1) * n_kv_heads;
         let work: usize = self.offsets.windows(2).map(|bounds| (bounds[1] - bounds[0]).pow(2)).sum();
-        if work * self.heads.out_dim() < PARALLEL_WORK {
+        if work * self.rule.heads.out_dim() < PARALLEL_WORK {
             (0..n_tasks).for_each(task);
         } else {
             (0..n_tasks).into_par_iter().for_each(task);
@@ -69,6 +70,8 @@ impl CausalAttention {
 struct Part<'a> {
     /// All sequences, `(N, (H + 2 KV) D)`.
     qkv: &'a [f32],
+    rule: AttentionRule,
+    /// The rule's.
     heads: HeadShape,
     /// The sequence's.
     rows: Range<usize>,
@@ -126,8 +129,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Attention weights of some rows of a query head, `(rows, positions_stride)`: zeros from each row's own future
-    /// up to the last row's position; beyond that nothing is written.
+    /// Attention weights of some rows of a query head, `(rows, positions_stride)`: zeros before each row's window, and
+    /// from its own future up to the last row's position; beyond that nothing is written.
     #[inline(always)]
     fn weights<S: Simd>(&self, simd: S, head: usize, rows: Range<usize>, keys: &[f32], weights: &mut [f32]) {
         let (d, stride) = (self.heads.head_dim, self.positions_stride());
@@ -137,9 +140,11 @@ impl<'a> Part<'a> {
         let out = Out { y, stride, row: 0, column: 0, width: rows.end, first: Some(Start::Zero) };
         // SAFETY: the weights are borrowed alone, and written.
         unsafe { tiles(simd, x, keys, stride, out) };
-        let scale = 1.0 / (d as f32).sqrt();
+        let scale = self.rule.scale;
         for (row, weights) in rows.clone().zip(weights.chunks_exact_mut(stride)) {
             let (seen, future) = weights[..rows.end].split_at_mut(row + 1);
+            let (past, seen) = seen.split_at_mut(self.rule.first_seen(row));
+            past.fill(0.0);
             let largest = simd::max(seen);
             for weight in &mut *seen {
                 *weight = simd::exp((*weight - largest) * scale);
@@ -258,7 +263,7 @@ impl WithSimd for Backward<'_, '_> {
         grad_values.fill(0.0);
         let (n, d, stride) = (part.len(), part.heads.head_dim, part.positions_stride());
         let (in_dim, out_dim) = (part.heads.qkv_dim(), part.heads.out_dim());
-        let scale = 1.0 / (d as f32).sqrt();
+        let scale = part.rule.scale;
         for head in part.query_heads() {
             let g_from = |row: usize| &g[(part.rows.start + row) * out_dim + head * d..];
             for block_start in (0..n).step_by(BACKWARD_ROWS) {
@@ -321,7 +326,7 @@ impl CustomOp1 for CausalAttention {
             });
         };
         // SAFETY: the parts cover every query head of every row of every sequence, hence all of y.
-        output(unsafe { filled_by(n * self.heads.out_dim(), fill) }, (n, self.heads.out_dim()))
+        output(unsafe { filled_by(n * self.rule.heads.out_dim(), fill) }, (n, self.rule.heads.out_dim()))
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

@@ -1,11 +1,9 @@
 //! Each operation as a composition of candle's differentiable ops: the reference for the fused ones, and what
 //! runs on devices for which no fused op exists.
 
-use std::sync::Arc;
-
 use candle_core::{D, Result, Tensor};
 
-use super::{Gelu, HeadShape, RopeTable, TokenLogprobs, WeightLayout};
+use super::{AttentionRule, Gelu, HeadShape, RopeTable, TokenLogprobs, WeightLayout};
 
 /// `x (N, I)` times a weight plus `bias (O,)`: `(N, O)`.
 pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -45,33 +43,29 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 
-/// Rotates queries and keys inside the packed projection `qkv (N, (H + 2 KV) D)` by each row's position; values
-/// pass unchanged. Halves of a head are paired (element i with i + D/2), as HuggingFace's Llama does.
-pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<RopeTable>, heads: HeadShape) -> Result<Tensor> {
+/// Rotates queries and keys inside the packed projection `qkv (N, (H + 2 KV) D)` by each row's angles; values pass
+/// unchanged, and so does what lies in a head beyond the table's `rotary_dim` R. Halves of the rotated part are paired
+/// (element i with i + R/2), as HuggingFace's Llama does.
+pub fn rope(qkv: &Tensor, table: &RopeTable, heads: HeadShape) -> Result<Tensor> {
     let n = qkv.dim(0)?;
-    let (head_dim, half) = (heads.head_dim, heads.head_dim / 2);
+    let (head_dim, half) = (heads.head_dim, table.rotary_dim / 2);
     let n_rotated = heads.n_heads + heads.n_kv_heads;
-    let gather = |source: &[f32]| -> Result<Tensor> {
-        let rows: Vec<f32> = positions
-            .iter()
-            .flat_map(|&p| source[p as usize * half..(p as usize + 1) * half].iter().copied())
-            .collect();
-        Tensor::from_vec(rows, (n, 1, half), qkv.device())?.to_dtype(qkv.dtype())
-    };
-    let (cos, sin) = (gather(&table.cos)?, gather(&table.sin)?);
+    let rows = |numbers: &[f32]| Tensor::from_slice(numbers, (n, 1, half), qkv.device())?.to_dtype(qkv.dtype());
+    let (cos, sin) = (rows(&table.cos)?, rows(&table.sin)?);
     let rotated = qkv.narrow(1, 0, n_rotated * head_dim)?.reshape((n, n_rotated, head_dim))?;
     let (first, second) = (rotated.narrow(2, 0, half)?, rotated.narrow(2, half, half)?);
     let new_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let new_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    let rotated = Tensor::cat(&[new_first, new_second], 2)?.reshape((n, n_rotated * head_dim))?;
+    let rest = rotated.narrow(2, 2 * half, head_dim - 2 * half)?;
+    let rotated = Tensor::cat(&[new_first, new_second, rest], 2)?.reshape((n, n_rotated * head_dim))?;
     let values = qkv.narrow(1, n_rotated * head_dim, heads.n_kv_heads * head_dim)?;
     Tensor::cat(&[rotated, values], 1)
 }
 
 /// Causal self-attention within each packed sequence: `qkv (N, (H + 2 KV) D)` to `(N, H D)`. Sequence s is rows
-/// `offsets[s]..offsets[s + 1]`; scores are scaled by 1/√D.
-pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Result<Tensor> {
-    let HeadShape { n_heads, n_kv_heads, head_dim } = heads;
+/// `offsets[s]..offsets[s + 1]`.
+pub fn causal_attention(qkv: &Tensor, offsets: &[usize], rule: AttentionRule) -> Result<Tensor> {
+    let HeadShape { n_heads, n_kv_heads, head_dim } = rule.heads;
     let mut outputs = Vec::with_capacity(offsets.len().saturating_sub(1));
     for bounds in offsets.windows(2) {
         let t = bounds[1] - bounds[0];
@@ -88,10 +82,10 @@ pub fn causal_attention(qkv: &Tensor, offsets: &[usize], heads: HeadShape) -> Re
                 .contiguous()
         };
         let (k, v) = (shared(n_heads)?, shared(n_heads + n_kv_heads)?); // (H, T, D)
-        let mask: Vec<f32> =
-            (0..t).flat_map(|i| (0..t).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 })).collect();
+        let seen = |i: usize, j: usize| j <= i && j >= rule.first_seen(i);
+        let mask: Vec<f32> = (0..t * t).map(|at| if seen(at / t, at % t) { 0.0 } else { f32::NEG_INFINITY }).collect();
         let mask = Tensor::from_vec(mask, (1, t, t), qkv.device())?.to_dtype(qkv.dtype())?;
-        let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (head_dim as f64).sqrt()))?.broadcast_add(&mask)?;
+        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(rule.scale))?.broadcast_add(&mask)?;
         let weights = candle_nn::ops::softmax(&scores, D::Minus1)?; // (H, T, T)
         outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((t, n_heads * head_dim))?);
     }

@@ -34,6 +34,9 @@ pub use logprobs::token_logprobs;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 /// How a linear layer's weight lies in memory.
@@ -68,6 +71,29 @@ impl HeadShape {
     }
 }
 
+/// How a layer's queries see its keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionRule {
+    /// Heads.
+    pub heads: HeadShape,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// How many positions a query sees, its own included; without a window, all up to its own.
+    pub window: Option<usize>,
+}
+
+impl AttentionRule {
+    /// Every query sees all positions up to its own; scores are scaled by 1/√D (Vaswani et al. 2017).
+    pub fn causal(heads: HeadShape) -> Self {
+        Self { heads, scale: 1.0 / (heads.head_dim as f32).sqrt(), window: None }
+    }
+
+    /// The first position that a query at `position` sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// Which activation stands between the two layers of a plain MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
@@ -77,30 +103,45 @@ pub enum Gelu {
     Erf,
 }
 
-/// cos and sin of the rotary positions (Su et al. 2021), for positions `0..n_positions`.
+/// cos and sin of the rotary positions (Su et al. 2021) of a batch's rows. A clone shares them.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    /// `(n_positions, head_dim / 2)`, row by row: cos(position · theta^(−2i/D)).
-    pub cos: Vec<f32>,
+    /// `(N, rotary_dim / 2)`: cos(position · frequency i).
+    pub cos: Arc<[f32]>,
     /// The same for sin.
-    pub sin: Vec<f32>,
-    /// Width of a head, D.
-    pub head_dim: usize,
+    pub sin: Arc<[f32]>,
+    /// How many numbers at the beginning of each head are rotated; the others pass unchanged.
+    pub rotary_dim: usize,
 }
 
 impl RopeTable {
-    /// The table for a head of `head_dim` (even) and base `theta`. Angles are computed in f64.
-    pub fn new(head_dim: usize, n_positions: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let (mut cos, mut sin) = (Vec::with_capacity(n_positions * half), Vec::with_capacity(n_positions * half));
-        for position in 0..n_positions {
-            for i in 0..half {
-                let angle = position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
+    /// The table of rows at these positions, for frequencies in radians a position, one for each pair of rotated
+    /// numbers. Angles are computed in f64.
+    pub fn new(frequencies: &[f64], positions: &[u32]) -> Self {
+        let half = frequencies.len();
+        let (mut cos, mut sin) =
+            (Vec::with_capacity(positions.len() * half), Vec::with_capacity(positions.len() * half));
+        // Sequences of a batch share most of their positions.
+        let mut first_rows = HashMap::new();
+        for (row, position) in positions.iter().enumerate() {
+            let first_row = *first_rows.entry(position).or_insert(row);
+            if first_row < row {
+                cos.extend_from_within(first_row * half..(first_row + 1) * half);
+                sin.extend_from_within(first_row * half..(first_row + 1) * half);
+                continue;
+            }
+            for frequency in frequencies {
+                let (s, c) = (f64::from(*position) * frequency).sin_cos();
+                cos.push(c as f32);
+                sin.push(s as f32);
             }
         }
-        Self { cos, sin, head_dim }
+        Self { cos: cos.into(), sin: sin.into(), rotary_dim: 2 * half }
+    }
+
+    /// The frequencies of Su et al. 2021: theta^(−2i/D) for `rotary_dim` D.
+    pub fn frequencies(rotary_dim: usize, theta: f64) -> Vec<f64> {
+        (0..rotary_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / rotary_dim as f64)).collect()
     }
 }
 

@@ -266,7 +266,7 @@ fn a_reward_model_begins_as_the_language_model() {
             assert_eq!(bits(tensor), bits(language.get(name).unwrap()), "{name}");
         }
         assert_eq!(scalar.get(SCORE_BIAS).unwrap().to_vec1::<f32>().unwrap(), [0.0]);
-        assert!(scalar.get(UNEMBEDDING).is_err());
+        assert!(scalar.get(COMMON_UNEMBEDDING).is_err());
         assert_eq!(scalar.get(SCORE_WEIGHT).unwrap().dims(), [1, 8]);
     }
 }

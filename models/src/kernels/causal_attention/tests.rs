@@ -6,7 +6,10 @@ const HEADS: HeadShape = HeadShape { n_heads: 4, n_kv_heads: 2, head_dim: 6 };
 
 fn attention(qkv: &[f32], offsets: &[usize], heads: HeadShape) -> Vec<f32> {
     let n = *offsets.last().unwrap();
-    flat(&causal_attention(&tensor(qkv.to_vec(), (n, heads.qkv_dim())).unwrap(), offsets, heads).unwrap())
+    flat(
+        &causal_attention(&tensor(qkv.to_vec(), (n, heads.qkv_dim())).unwrap(), offsets, AttentionRule::causal(heads))
+            .unwrap(),
+    )
 }
 
 #[test]
@@ -20,11 +23,14 @@ fn agrees_with_the_composition_in_value_and_gradient() {
         (&[0, BACKWARD_ROWS + 5], HeadShape { n_heads: 2, n_kv_heads: 1, head_dim: 2 }),
     ] {
         let qkv = (random((*offsets.last().unwrap(), heads.qkv_dim()), 1) * 2.0).unwrap();
-        assert_same_function(
-            &[qkv],
-            |t| causal_attention(&t[0], offsets, heads),
-            |t| composed::causal_attention(&t[0], offsets, heads),
-        );
+        let causal = AttentionRule::causal(heads);
+        for rule in [causal, AttentionRule { window: Some(4), scale: 1.0, ..causal }] {
+            assert_same_function(
+                std::slice::from_ref(&qkv),
+                |t| causal_attention(&t[0], offsets, rule),
+                |t| composed::causal_attention(&t[0], offsets, rule),
+            );
+        }
     }
 }
 
@@ -39,10 +45,13 @@ fn long_sequences_and_wide_heads_agree_with_the_composition() {
         let loss = (&y * random(y.shape(), 6)).unwrap().sum_all().unwrap();
         (flat(&y), flat(loss.backward().unwrap().get(&var).unwrap()))
     };
-    let (y, grad) = gradient(&|qkv| causal_attention(qkv, &offsets, heads));
-    let (expected, expected_grad) = gradient(&|qkv| composed::causal_attention(qkv, &offsets, heads));
-    assert_close(&y, &expected, 2e-6, "value");
-    assert_close(&grad, &expected_grad, 1e-5, "gradient");
+    for window in [None, Some(K_BLOCK + 9), Some(40)] {
+        let rule = AttentionRule { window, ..AttentionRule::causal(heads) };
+        let (y, grad) = gradient(&|qkv| causal_attention(qkv, &offsets, rule));
+        let (expected, expected_grad) = gradient(&|qkv| composed::causal_attention(qkv, &offsets, rule));
+        assert_close(&y, &expected, 2e-6, "value");
+        assert_close(&grad, &expected_grad, 1e-5, "gradient");
+    }
 }
 
 #[test]
@@ -50,7 +59,8 @@ fn agrees_with_attention_over_a_cache() {
     let n = 30;
     let qkv = (random((n, HEADS.qkv_dim()), 2) * 2.0).unwrap();
     let rows: Vec<CacheRow> = (0..n).map(|position| CacheRow { slot: 0, position }).collect();
-    let cached = cached_attention(&qkv, HEADS, &mut LayerCache::new(1, n, HEADS), &rows).unwrap();
+    let cached =
+        cached_attention(&qkv, AttentionRule::causal(HEADS), &mut LayerCache::new(1, n, HEADS), &rows).unwrap();
     assert_close(&attention(&flat(&qkv), &[0, n], HEADS), &flat(&cached), 1e-6, "value");
 }
 
@@ -77,7 +87,8 @@ fn a_nan_in_one_sequence_stays_out_of_the_others_gradients() {
         let mut qkv = flat(&random((9, columns), 4));
         qkv[0] = first;
         let var = candle_core::Var::from_tensor(&tensor(qkv, (9, columns)).unwrap()).unwrap();
-        let loss = causal_attention(&var, &offsets, HEADS).unwrap().sqr().unwrap().sum_all().unwrap();
+        let loss =
+            causal_attention(&var, &offsets, AttentionRule::causal(HEADS)).unwrap().sqr().unwrap().sum_all().unwrap();
         flat(loss.backward().unwrap().get(&var).unwrap())
     };
     let (clean, dirty) = (gradient(0.5), gradient(f32::NAN));
@@ -89,8 +100,8 @@ fn a_nan_in_one_sequence_stays_out_of_the_others_gradients() {
 fn offsets_that_do_not_cut_the_rows_are_refused() {
     let qkv = random((4, HEADS.qkv_dim()), 1);
     for offsets in [&[][..], &[0], &[0, 3], &[1, 4], &[0, 3, 2, 4], &[0, 5]] {
-        let error = causal_attention(&qkv, offsets, HEADS).unwrap_err().to_string();
+        let error = causal_attention(&qkv, offsets, AttentionRule::causal(HEADS)).unwrap_err().to_string();
         assert!(error.contains("do not cut 4 rows"), "{error}");
     }
-    assert!(causal_attention(&random((4, 7), 1), &[0, 4], HEADS).is_err());
+    assert!(causal_attention(&random((4, 7), 1), &[0, 4], AttentionRule::causal(HEADS)).is_err());
 }

@@ -1,0 +1,248 @@
+//! A decoder's block, piece by piece.
+
+use candle_core::Tensor;
+
+use super::config::{Attention, Mlp, ModelConfig, Norm, Residual};
+use super::families::QkvNames;
+use super::weights::Weights;
+use crate::error::Result;
+use crate::kernels::{self, AttentionRule, Gelu, RopeTable, WeightLayout};
+
+/// A linear layer.
+#[derive(Clone, Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    layout: WeightLayout,
+}
+
+impl Linear {
+    fn load(weights: &Weights, name: &str, layout: WeightLayout, has_bias: bool) -> Result<Self> {
+        let bias = if has_bias { Some(weights.get(&format!("{name}.bias"))?.clone()) } else { None };
+        Ok(Self { weight: weights.get(&format!("{name}.weight"))?.clone(), bias, layout })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        kernels::linear(x, &self.weight, self.layout, self.bias.as_ref())
+    }
+
+    /// The same layer with its weight as `(in, out)`, which small batches read fastest.
+    fn packed(&self) -> candle_core::Result<Self> {
+        let weight = match self.layout {
+            WeightLayout::InOut => self.weight.clone(),
+            WeightLayout::OutIn => self.weight.t()?.contiguous()?,
+        };
+        Ok(Self { weight, bias: self.bias.clone(), layout: WeightLayout::InOut })
+    }
+}
+
+/// The projections to queries, keys and values as they are stored. They are joined in every forward pass, so that each
+/// stored tensor receives its gradient.
+#[derive(Clone, Debug)]
+enum Qkv {
+    Joined(Linear),
+    /// For each head its query, key and value.
+    Interleaved(Linear),
+    Split([Linear; 3]),
+}
+
+impl Qkv {
+    fn joined(&self, rule: AttentionRule) -> candle_core::Result<Linear> {
+        match self {
+            Qkv::Joined(linear) => Ok(linear.clone()),
+            Qkv::Interleaved(linear) => {
+                let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
+                // (H, 3, D) rows to (3, H, D).
+                let regrouped = |tensor: &Tensor, columns: &[usize]| -> candle_core::Result<Tensor> {
+                    let shape = [&[n_heads, 3, head_dim], columns].concat();
+                    let joined = [&[3 * n_heads * head_dim], columns].concat();
+                    tensor.reshape(shape)?.transpose(0, 1)?.contiguous()?.reshape(joined)
+                };
+                Ok(Linear {
+                    weight: regrouped(&linear.weight, &[linear.weight.dim(1)?])?,
+                    bias: linear.bias.as_ref().map(|bias| regrouped(bias, &[])).transpose()?,
+                    layout: linear.layout,
+                })
+            }
+            Qkv::Split(parts) => {
+                let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+                let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+                let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
+                Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout })
+            }
+        }
+    }
+}
+
+/// A norm of rows.
+#[derive(Clone, Debug)]
+pub(super) struct NormLayer {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    plus_one: bool,
+    eps: f64,
+}
+
+impl NormLayer {
+    /// The norm of this name.
+    pub(super) fn load(config: &ModelConfig, weights: &Weights, name: &str) -> Result<Self> {
+        let bias = match config.norm {
+            Norm::Layer => Some(weights.get(&format!("{name}.bias"))?.clone()),
+            Norm::Rms | Norm::RmsPlusOne => None,
+        };
+        let weight = weights.get(&format!("{name}.weight"))?.clone();
+        Ok(Self { weight, bias, plus_one: config.norm == Norm::RmsPlusOne, eps: config.norm_eps })
+    }
+
+    /// Each row of `x (N, C)`, normalised.
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.bias {
+            Some(bias) => kernels::layer_norm(x, &self.weight, bias, self.eps),
+            None if self.plus_one => kernels::rms_norm(x, &(&self.weight + 1.0)?, self.eps),
+            None => kernels::rms_norm(x, &self.weight, self.eps),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum MlpLayer {
+    Gelu { up: Linear, down: Linear, kind: Gelu },
+    SwiGlu { gate: Linear, up: Linear, down: Linear },
+    GeGlu { gate: Linear, up: Linear, down: Linear, kind: Gelu },
+}
+
+impl MlpLayer {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            MlpLayer::Gelu { up, down, kind } => down.forward(&kernels::gelu(&up.forward(x)?, *kind)?),
+            MlpLayer::SwiGlu { gate, up, down } => {
+                down.forward(&kernels::silu_mul(&gate.forward(x)?, &up.forward(x)?)?)
+            }
+            MlpLayer::GeGlu { gate, up, down, kind } => {
+                down.forward(&(kernels::gelu(&gate.forward(x)?, *kind)? * up.forward(x)?)?)
+            }
+        }
+    }
+
+    fn packed(&self) -> candle_core::Result<Self> {
+        Ok(match self {
+            MlpLayer::Gelu { up, down, kind } => MlpLayer::Gelu { up: up.packed()?, down: down.packed()?, kind: *kind },
+            MlpLayer::SwiGlu { gate, up, down } => {
+                MlpLayer::SwiGlu { gate: gate.packed()?, up: up.packed()?, down: down.packed()? }
+            }
+            MlpLayer::GeGlu { gate, up, down, kind } => {
+                MlpLayer::GeGlu { gate: gate.packed()?, up: up.packed()?, down: down.packed()?, kind: *kind }
+            }
+        })
+    }
+}
+
+/// Attention and MLP of one layer.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    residual: Residual,
+    rule: AttentionRule,
+    attention_norm: NormLayer,
+    qkv: Qkv,
+    /// Of queries and keys.
+    qk_norm: Option<[NormLayer; 2]>,
+    attention_out: Linear,
+    mlp_norm: NormLayer,
+    mlp: MlpLayer,
+    /// After attention and after the MLP.
+    branch_norms: Option<[NormLayer; 2]>,
+}
+
+impl Block {
+    /// The block of this layer.
+    pub(super) fn load(config: &ModelConfig, weights: &Weights, layer_idx: usize) -> Result<Self> {
+        let (names, attention) = (config.family.names(), &config.attention);
+        let at = |part: &str| names.in_block(layer_idx, part);
+        let linear = |part: &str, has_bias| Linear::load(weights, &at(part), names.layout, has_bias);
+        let norm = |part: &str| NormLayer::load(config, weights, &at(part));
+        let norms = |[a, b]: [&str; 2]| -> Result<[NormLayer; 2]> { Ok([norm(a)?, norm(b)?]) };
+        let (up, down) = (linear(names.mlp_up, config.mlp_bias)?, linear(names.mlp_down, config.mlp_bias)?);
+        let gate = || linear(names.mlp_gate, config.mlp_bias);
+        Ok(Self {
+            residual: config.residual,
+            rule: attention.rule(layer_idx),
+            attention_norm: norm(names.attention_norm)?,
+            qkv: load_qkv(attention, names.qkv, linear)?,
+            qk_norm: if attention.qk_norm { Some(norms(names.qk_norm)?) } else { None },
+            attention_out: linear(names.attention_out, attention.out_bias)?,
+            mlp_norm: norm(names.mlp_norm)?,
+            mlp: match config.mlp {
+                Mlp::Gelu(kind) => MlpLayer::Gelu { up, down, kind },
+                Mlp::SwiGlu => MlpLayer::SwiGlu { gate: gate()?, up, down },
+                Mlp::GeGlu(kind) => MlpLayer::GeGlu { gate: gate()?, up, down, kind },
+            },
+            branch_norms: if config.residual == Residual::Sandwich { Some(norms(names.branch_norms)?) } else { None },
+        })
+    }
+
+    /// Joins and transposes weights that no longer change.
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.qkv = Qkv::Joined(self.qkv.joined(self.rule)?.packed()?);
+        self.attention_out = self.attention_out.packed()?;
+        self.mlp = self.mlp.packed()?;
+        Ok(())
+    }
+
+    /// The residual stream `x (N, C)` after this block. `attend` is the attention over `qkv (N, (H + 2 KV) D)`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rope: Option<&RopeTable>,
+        mut attend: impl FnMut(&Tensor, AttentionRule) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        let mut attention = |x: &Tensor| self.attention_out.forward(&attend(&self.qkv(x, rope)?, self.rule)?);
+        match self.residual {
+            Residual::PreNorm => {
+                let x = (x + attention(&self.attention_norm.forward(x)?)?)?;
+                &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+            }
+            Residual::PostNorm => {
+                let x = self.attention_norm.forward(&(x + attention(x)?)?)?;
+                self.mlp_norm.forward(&(&x + self.mlp.forward(&x)?)?)
+            }
+            Residual::Parallel => {
+                let attended = attention(&self.attention_norm.forward(x)?)?;
+                (x + attended)? + self.mlp.forward(&self.mlp_norm.forward(x)?)?
+            }
+            Residual::Sandwich => {
+                let [after_attention, after_mlp] = self.branch_norms.as_ref().expect("loaded with these norms");
+                let x = (x + after_attention.forward(&attention(&self.attention_norm.forward(x)?)?)?)?;
+                &x + after_mlp.forward(&self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?
+            }
+        }
+    }
+
+    /// Queries, keys and values `(N, (H + 2 KV) D)`, normalised and rotated as the model has it.
+    fn qkv(&self, x: &Tensor, rope: Option<&RopeTable>) -> candle_core::Result<Tensor> {
+        let heads = self.rule.heads;
+        let mut qkv = self.qkv.joined(self.rule)?.forward(x)?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            let (n, kv_dim) = (qkv.dim(0)?, heads.n_kv_heads * heads.head_dim);
+            let normed = |norm: &NormLayer, start: usize, dim: usize| {
+                let part = qkv.narrow(1, start, dim)?.contiguous()?;
+                norm.forward(&part.reshape((n * dim / heads.head_dim, heads.head_dim))?)?.reshape((n, dim))
+            };
+            let q = normed(q_norm, 0, heads.out_dim())?;
+            let k = normed(k_norm, heads.out_dim(), kv_dim)?;
+            qkv = Tensor::cat(&[q, k, qkv.narrow(1, heads.out_dim() + kv_dim, kv_dim)?], 1)?;
+        }
+        match rope {
+            Some(table) => kernels::rope(&qkv, table, heads),
+            None => Ok(qkv),
+        }
+    }
+}
+
+fn load_qkv(attention: &Attention, names: QkvNames, linear: impl Fn(&str, bool) -> Result<Linear>) -> Result<Qkv> {
+    let has_bias = attention.qkv_bias;
+    Ok(match names {
+        QkvNames::Joined(name) => Qkv::Joined(linear(name, has_bias)?),
+        QkvNames::Interleaved(name) => Qkv::Interleaved(linear(name, has_bias)?),
+        QkvNames::Split([q, k, v]) => Qkv::Split([linear(q, has_bias)?, linear(k, has_bias)?, linear(v, has_bias)?]),
+    })
+}
