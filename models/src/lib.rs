@@ -6,6 +6,7 @@
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
 //! - [`generate`]: responses from a policy, many at once.
 //! - [`tokenizer`]: text to token ids and back.
+//! - [`gguf`]: models of llama.cpp to HuggingFace's layout.
 //! - [`objective`]: what is optimised, as free functions over named inputs.
 //! - [`optim`]: from gradients to new weights.
 //! - [`train`]: a language or reward model, step by step; PPO's settings.
@@ -22,6 +23,7 @@ pub mod data;
 pub mod durable;
 pub mod error;
 pub mod generate;
+pub mod gguf;
 pub mod kernels;
 pub mod objective;
 pub mod optim;

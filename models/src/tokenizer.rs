@@ -94,6 +94,13 @@ impl Tokenizer {
         Self::new(inner, config.as_object().cloned().unwrap_or_default())
     }
 
+    /// From the content of `tokenizer.json` and `tokenizer_config.json`.
+    pub(crate) fn from_json(tokenizer: &Value, config: Map<String, Value>) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(tokenizer.to_string())
+            .map_err(|error| Error::invalid(format!("is no tokenizer: {error}")))?;
+        Self::new(inner, config)
+    }
+
     fn new(mut inner: tokenizers::Tokenizer, config: Map<String, Value>) -> Result<Self> {
         // A file may ask for either; sequences here are ragged, and a text cut unseen would be another text.
         inner.with_truncation(None).map_err(|error| Error::invalid(error.to_string()))?;
@@ -146,6 +153,11 @@ impl Tokenizer {
     /// The token that ends a response.
     pub fn eos(&self) -> u32 {
         self.eos
+    }
+
+    /// How a dialogue is written as one text, where `tokenizer_config.json` says so: a Jinja template.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.config.get("chat_template")?.as_str()
     }
 
     /// The id of a token by its text.

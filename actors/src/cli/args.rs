@@ -85,6 +85,19 @@ pub enum Command {
             echo '{\"prompt\": \"It was\", \"response\": \" a happy day.\"}' | collimate score runs/mine/reward/model"
     )]
     Score(ScoreArgs),
+    /// Make a model directory in HuggingFace's layout from a GGUF file of llama.cpp.
+    #[command(
+        long_about = "Writes config.json, model.safetensors (f32), the tokenizer and the chat template of a GGUF file to \
+            a directory that every command here takes, and transformers too. Takes Llama (SmolLM, TinyLlama, Mistral), \
+            Qwen 2 and Qwen 3, with tensors of the types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K.",
+        after_long_help = "Example:\n  collimate import SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2"
+    )]
+    Import {
+        /// The GGUF file.
+        file: PathBuf,
+        /// The directory to write; it must not hold a model yet.
+        out: PathBuf,
+    },
     /// Print a stage's settings: every key with its default and a comment.
     #[command(after_long_help = "Examples:\n  collimate config ppo\n  collimate config all > recipe.toml")]
     Config {

@@ -6,11 +6,13 @@
 //! - [`status`], [`replay`]: a run of PPO, looked at and done again.
 //! - [`plan`]: a run of PPO, simulated.
 //! - [`config`]: a stage's settings, explained.
+//! - [`import`]: models of llama.cpp.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
 pub mod config;
 pub mod generate;
+pub mod import;
 pub mod interrupt;
 pub mod plan;
 pub mod replay;
@@ -68,6 +70,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,
+        Command::Import { file, out } => print(&import::run(&file, &out)?)?,
         Command::Config { stage } => print(&config::text(stage)?)?,
         Command::Report { dir } => {
             let run = RunDir::existing(&dir)?;
