@@ -13,7 +13,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Has `write` fill a temporary file beside `path`, then puts it in its place.
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     let temporary = temporary_name(path);
-    let written = write(&temporary)
+    let written = File::create(&temporary)
+        .and_then(|file| file.metadata())
+        // Some writers make files that nobody else can read: what the user's umask gives is kept instead.
+        .and_then(|usual| write(&temporary).and_then(|()| fs::set_permissions(&temporary, usual.permissions())))
         .and_then(|()| File::open(&temporary)?.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_folder(path));

@@ -6,6 +6,7 @@
 //! - [`arch`]: the decoder and its heads, its config and its named weights.
 //! - [`generate`]: responses from a policy, many at once.
 //! - [`tokenizer`]: text to token ids and back.
+//! - [`chat`]: dialogues to text.
 //! - [`gguf`]: models of llama.cpp to HuggingFace's layout.
 //! - [`objective`]: what is optimised, as free functions over named inputs.
 //! - [`optim`]: from gradients to new weights.
@@ -19,6 +20,7 @@
 //! Not here: actors, threads, clocks, the command line (`collimate`).
 
 pub mod arch;
+pub mod chat;
 pub mod data;
 pub mod durable;
 pub mod error;

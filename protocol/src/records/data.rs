@@ -2,6 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// What the assistant is told before the dialogue.
+    System,
+    /// Who asks.
+    User,
+    /// Who answers: the model.
+    Assistant,
+}
+
+/// One turn of a dialogue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Whose it is.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
 /// A line of a demonstrations file: what SFT trains on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
