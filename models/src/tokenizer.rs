@@ -14,6 +14,7 @@ use tokenizers::{
 use collimate_protocol::RoleError;
 use collimate_protocol::roles::Detokenizer;
 
+use crate::chat::ChatTemplate;
 use crate::durable;
 use crate::error::{Error, Result};
 
@@ -22,7 +23,17 @@ pub const END_TOKEN: &str = "<|endoftext|>";
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "tokenizer_config.json";
+const TEMPLATE_FILE: &str = "chat_template.jinja";
 const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+
+/// The dialogues of those who have no template of their own.
+const TRANSCRIPT: &str = "\
+{%- for message in messages -%}
+    {%- if message.role == 'system' -%}{{ message.content }}
+    {%- elif message.role == 'user' -%}{{ '\n\nHuman: ' ~ message.content }}
+    {%- else -%}{{ '\n\nAssistant: ' ~ message.content ~ eos_token }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '\n\nAssistant:' }}{%- endif -%}";
 
 /// A byte has this many values, each a token of a byte-level vocabulary.
 const N_BYTES: usize = 256;
@@ -34,10 +45,15 @@ pub struct Tokenizer {
     config: Map<String, Value>,
     bos: Option<u32>,
     eos: u32,
+    /// The tokens that end a response; `eos` among them.
+    end_tokens: Vec<u32>,
+    /// Compiled, or what is wrong with it: who needs none is not troubled by a broken one.
+    template: std::result::Result<ChatTemplate, String>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, with `tokenizer_config.json` and `special_tokens_map.json` where they are there.
+    /// Reads `tokenizer.json`, with `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where
+    /// they are there.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(TOKENIZER_FILE);
         let bytes = fs::read(&path).map_err(|source| Error::io(&path, source))?;
@@ -45,6 +61,11 @@ impl Tokenizer {
             .map_err(|error| Error::bad_file(&path, format!("is no tokenizer: {error}")))?;
         let mut config = read_object(&dir.join(SPECIAL_TOKENS_FILE))?;
         config.extend(read_object(&dir.join(CONFIG_FILE))?);
+        let template_path = dir.join(TEMPLATE_FILE);
+        if template_path.exists() {
+            let template = fs::read_to_string(&template_path).map_err(|source| Error::io(&template_path, source))?;
+            config.insert("chat_template".into(), json!(template));
+        }
         Self::new(inner, config).map_err(|error| Error::bad_file(&path, error.to_string()))
     }
 
@@ -117,7 +138,8 @@ impl Tokenizer {
                 bos.filter(|bos| empty.get_ids().first() == Some(bos))
             }
         };
-        Ok(Self { inner, config, bos, eos })
+        let template = compiled_template(&config);
+        Ok(Self { inner, config, bos, eos, end_tokens: vec![eos], template })
     }
 
     /// Writes the files that [`load`](Self::load) and transformers' `AutoTokenizer` read.
@@ -155,9 +177,45 @@ impl Tokenizer {
         self.eos
     }
 
-    /// How a dialogue is written as one text, where `tokenizer_config.json` says so: a Jinja template.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.config.get("chat_template")?.as_str()
+    /// The tokens that end a response: `eos`, and what the model has besides.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
+    }
+
+    /// The same tokenizer for a model that ends responses with these tokens too.
+    pub fn with_end_tokens(mut self, ids: &[u32]) -> Self {
+        self.end_tokens.extend(ids.iter().filter(|id| **id != self.eos));
+        self
+    }
+
+    /// The texts of the end tokens.
+    pub fn end_texts(&self) -> impl Iterator<Item = String> {
+        self.end_tokens.iter().filter_map(|id| self.inner.id_to_token(*id))
+    }
+
+    /// Whether the files have a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.config.contains_key("chat_template")
+    }
+
+    /// How a dialogue is written as one text. Where the files have no template, it is a transcript as Bai et al. 2022
+    /// have it: "Human:" and "Assistant:" before the turns, an end token after each of the assistant's.
+    ///
+    /// # Errors
+    /// The template is not valid Jinja.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().map_err(Error::invalid)
+    }
+
+    /// The same tokenizer with this chat template, which [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// The template is not valid Jinja.
+    pub fn with_chat_template(mut self, template: &str) -> Result<Self> {
+        self.config.insert("chat_template".into(), json!(template));
+        self.template = compiled_template(&self.config);
+        self.chat_template()?;
+        Ok(self)
     }
 
     /// The id of a token by its text.
@@ -217,6 +275,25 @@ impl Detokenizer for Tokenizer {
 fn token_text<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     let value = config.get(name)?;
     value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// The template of `tokenizer_config.json`: a text, or a list of several by name of which `default` counts.
+fn compiled_template(config: &Map<String, Value>) -> std::result::Result<ChatTemplate, String> {
+    let named = |templates: &Vec<Value>| {
+        let default = templates.iter().find(|template| template["name"] == "default");
+        default.and_then(|template| template["template"].as_str()).map(str::to_owned)
+    };
+    let source = match config.get("chat_template") {
+        None | Some(Value::Null) => Some(TRANSCRIPT.to_owned()),
+        Some(Value::String(template)) => Some(template.clone()),
+        Some(Value::Array(templates)) => named(templates),
+        Some(_) => None,
+    };
+    let source =
+        source.ok_or("`chat_template` of tokenizer_config.json is neither a text nor a list with a `default`")?;
+    let specials = config.keys().filter(|name| name.ends_with("_token"));
+    let specials = specials.filter_map(|name| Some((name.clone(), token_text(config, name)?.to_owned()))).collect();
+    ChatTemplate::new(&source, specials).map_err(|error| error.to_string())
 }
 
 /// The JSON object in a file; empty where there is no file.

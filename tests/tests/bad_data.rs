@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
+use collimate_models::data::Records;
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
 use collimate_models::data::corpus::{Corpus, read_paragraphs};
-use collimate_models::data::demonstrations::{read_demonstrations, tokenize_demonstrations};
-use collimate_models::data::prompts::{read_prompts, tokenize_prompts};
+use collimate_models::data::demonstrations::tokenize_demonstrations;
+use collimate_models::data::prompts::tokenize_prompts;
 use collimate_models::data::windows::PretrainWindows;
 use collimate_models::reward::{ExactMatch, Lexicon};
 use collimate_models::tokenizer::Tokenizer;
@@ -17,9 +18,9 @@ type Reader = fn(&Path) -> Outcome;
 
 /// As a stage reads each kind of file, with a byte tokenizer and a context of 16 tokens.
 const READERS: [(&str, Reader); 6] = [
-    ("demonstrations", |path| tokenize_demonstrations(&read_demonstrations(path)?, &tokenizer(), 16).map(drop)),
+    ("demonstrations", |path| tokenize_demonstrations(&Records::read(path)?, &tokenizer(), 16).map(drop)),
     ("comparisons", |path| tokenize_comparisons(&read_comparisons(path)?, &tokenizer(), 16).map(drop)),
-    ("prompts", |path| tokenize_prompts(&read_prompts(path)?, &tokenizer(), 16, 8).map(drop)),
+    ("prompts", |path| tokenize_prompts(&Records::read(path)?, &tokenizer(), 16, 8).map(drop)),
     ("text", |path| Corpus::new(&read_paragraphs(&[path.to_owned()])?, &tokenizer(), 0.1).map(drop)),
     ("lexicon", |path| Lexicon::load(path).map(drop)),
     ("answers", |path| ExactMatch::load(path).map(drop)),
@@ -41,28 +42,24 @@ fn a_bad_file_is_refused_with_its_name_its_line_and_the_problem() {
     let three_ranks = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2, 3]}"#;
     let one_response = r#"{"prompt": "a", "responses": ["b"], "ranks": [1]}"#;
     let cases: [(&str, String, &str); 15] = [
-        ("demonstrations", format!("{good}\n{{\"prompt\": \"ab\", \"resp"), ":2: is no demonstration: EOF"),
+        ("demonstrations", format!("{good}\n{{\"prompt\": \"ab\", \"resp"), ":2: is no JSON object: EOF"),
         ("demonstrations", format!("{good}\n\n{long_prompt}\n"), ":3: the prompt has 25 tokens"),
-        (
-            "demonstrations",
-            good.replace("response", "reponse"),
-            ":1: unknown key `reponse` in a demonstration: did you mean `response`?",
-        ),
+        ("demonstrations", good.replace("response", "reponse"), ":1: is of prompts, expected demonstrations"),
         ("demonstrations", String::new(), ": holds no demonstration"),
-        ("demonstrations", "[]".into(), ":1: is no demonstration"),
+        ("demonstrations", "[]".into(), ":1: is no JSON object"),
         ("comparisons", three_ranks.into(), ":1: has 2 responses and 3 ranks"),
         ("comparisons", one_response.into(), ":1: has 1 responses, expected 2 to 9"),
         ("comparisons", three_ranks.replace("[1, 2, 3]", "[1, 1]"), ": all responses of every comparison are tied"),
         (
             "comparisons",
             three_ranks.replace("[1, 2, 3]", "[1, 1.5]"),
-            ":1: is no comparison: invalid type: floating point `1.5`",
+            ":1: key `ranks` is [1,1.5], expected a list of ranks: whole numbers, 1 is best",
         ),
         ("prompts", r#"{"prompt": "nine byte"}"#.into(), ":1: the prompt has 9 tokens; the model's context holds 16"),
         ("prompts", r#"{"prompt": ""}"#.into(), ":1: the prompt is empty"),
-        ("prompts", good.into(), ":1: unknown key `response` in a prompt"),
+        ("prompts", r#"{"text": "a"}"#.into(), ":1: is of text, expected prompts"),
         ("lexicon", "good\t1\nbad,-1\n".into(), ":2: is \"bad,-1\", expected a word, a tab and its score"),
-        ("answers", good.replace("\"c\"", "3"), ":1: is no demonstration: invalid type: integer `3`"),
+        ("answers", good.replace("\"c\"", "3"), ":1: key `response` is 3, expected a text"),
         ("text", " \n\n".into(), "a corpus needs at least one paragraph"),
     ];
     for (idx, (kind, content, expected)) in cases.iter().enumerate() {

@@ -80,7 +80,7 @@ fn special_tokens_and_the_chat_template_come_along() {
     assert!(imported.has_chat_template);
     let tokenizer = Tokenizer::load(out.path()).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), 2));
-    assert!(tokenizer.chat_template().unwrap().contains("message['content']"));
+    assert!(tokenizer.chat_template().unwrap().source().contains("message['content']"));
     assert_eq!(tokenizer.encode("</s>").unwrap(), [2]);
     assert_eq!(tokenizer.decode(&[1, 2]).unwrap(), "");
 

@@ -67,7 +67,7 @@ fn language_model_training_takes_pytorchs_steps() -> Result<()> {
         let (config, weights) = load_model(&fixture::path("hf").join(&name), HeadKind::Language, &Device::Cpu)?;
         let mut trainer = LmTrainer::new(&config, &weights, &optim(), steps.batches.len() as u64)?;
         for (batch, (loss, norm)) in steps.batches.into_iter().zip(steps.losses.into_iter().zip(steps.norms)) {
-            let example = |Example { tokens, n_prompt }| LmExample { tokens, n_prompt };
+            let example = |Example { tokens, n_prompt }| LmExample::response(tokens, n_prompt);
             let found = trainer.step(&batch.into_iter().map(example).collect::<Vec<_>>())?;
             assert_close([found.loss, found.grad_norm], [loss, norm], LOSSES, &format!("{name}: loss, norm"));
         }

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, load_model};
-use collimate_models::data::prompt_tokens;
-use collimate_models::data::prompts::read_prompts;
+use collimate_models::data::{Records, prompt_tokens};
 use collimate_models::generate::{Engine, Response, SamplingParams};
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
+use collimate_protocol::records::{PromptRecord, PromptText};
 use collimate_protocol::{FinishReason, PolicyVersion, PromptId};
 
 use super::args::GenerateArgs;
@@ -22,7 +22,7 @@ const N_SLOTS: usize = 32;
 /// What `--json` prints for a response.
 #[derive(Debug, Serialize)]
 struct Generated<'a> {
-    prompt: &'a str,
+    prompt: &'a PromptText,
     sample_idx: u32,
     response: String,
     tokens: Vec<u32>,
@@ -42,12 +42,12 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         max_new_tokens: args.max_new_tokens,
     };
     params.validate()?;
-    let mut prompts = args.prompt.clone();
+    let mut prompts: Vec<PromptText> = args.prompt.iter().map(|prompt| prompt.as_str().into()).collect();
     if let Some(path) = &args.prompts {
-        prompts.extend(read_prompts(path)?.into_records().into_iter().map(|record| record.prompt));
+        prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
-    let tokenizer = Tokenizer::load(&args.model)?;
     let (config, weights) = load_model(&args.model, HeadKind::Language, &Device::Cpu)?;
+    let tokenizer = Tokenizer::load(&args.model)?.with_end_tokens(&config.eos_token_ids);
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;
 
     let tokens = prompts
@@ -76,7 +76,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 
 /// Prints responses in the order of their prompts, each as soon as those before it are there.
 struct Printer<'a> {
-    prompts: &'a [String],
+    prompts: &'a [PromptText],
     tokenizer: &'a Tokenizer,
     json: bool,
     n_printed: usize,
@@ -112,7 +112,13 @@ impl Printer<'_> {
         } else {
             // A blank line between responses: they may have several lines.
             let separator = if self.n_printed > 0 { "\n" } else { "" };
-            writeln!(out, "{separator}{prompt}{text}")?;
+            match prompt {
+                PromptText::Text(prompt) => writeln!(out, "{separator}{prompt}{text}")?,
+                PromptText::Messages(turns) => {
+                    let asked = turns.last().map_or("", |turn| &turn.content);
+                    writeln!(out, "{separator}> {asked}\n{text}")?;
+                }
+            }
         }
         Ok(out.flush()?)
     }

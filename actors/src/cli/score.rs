@@ -13,6 +13,7 @@ use collimate_models::generate::response_logprobs;
 use collimate_models::roles::RewardModelScorer;
 use collimate_models::tokenizer::Tokenizer;
 use collimate_protocol::FinishReason;
+use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
 use super::args::ScoreArgs;
@@ -26,7 +27,7 @@ const LINES_PER_CALL: usize = 32;
 #[serde(deny_unknown_fields)]
 struct Line {
     text: Option<String>,
-    prompt: Option<String>,
+    prompt: Option<PromptText>,
     response: Option<String>,
 }
 
@@ -109,12 +110,13 @@ fn sequence_of(line: &str, tokenizer: &Tokenizer) -> anyhow::Result<Sequence> {
     let line: Line = serde_json::from_str(line).with_context(|| EXPECTED)?;
     match (line.text, line.prompt, line.response) {
         (Some(text), None, None) => {
-            let mut tokens = prompt_tokens(tokenizer, &text)?;
+            let mut tokens = prompt_tokens(tokenizer, &PromptText::Text(text))?;
             let scored = tokens.split_off(1);
             Ok(Sequence { given: tokens, scored })
         }
         (None, Some(prompt), Some(response)) => {
-            Ok(Sequence { given: prompt_tokens(tokenizer, &prompt)?, scored: response_tokens(tokenizer, &response)? })
+            let scored = response_tokens(tokenizer, &prompt, &response)?;
+            Ok(Sequence { given: prompt_tokens(tokenizer, &prompt)?, scored })
         }
         _ => bail!(EXPECTED),
     }

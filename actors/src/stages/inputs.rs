@@ -26,7 +26,7 @@ impl InputModel {
     /// Reads a model directory with its tokenizer.
     pub fn load(dir: &Path, head: HeadKind, context: &StageContext<'_>) -> Result<Self, StageError> {
         let (config, weights) = load_model(dir, head, &context.device)?;
-        let tokenizer = Tokenizer::load(dir)?;
+        let tokenizer = Tokenizer::load(dir)?.with_end_tokens(&config.eos_token_ids);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(StageError::Setting(format!(
                 "{}: the tokenizer has {} tokens, the model only {}",

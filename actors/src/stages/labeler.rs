@@ -2,7 +2,7 @@
 //! rankings alone, never the gold scores.
 
 use collimate_protocol::RoleError;
-use collimate_protocol::records::{Comparison, ComparisonTokens};
+use collimate_protocol::records::{Comparison, ComparisonTokens, PromptText};
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
 /// Ranks as a labeler writes them: 1 is best, equal scores share a rank, and the next rank counts the responses above.
@@ -16,7 +16,7 @@ pub fn rank(gold: &mut dyn RewardFunction, requests: &[RewardRequest], k: usize)
     let groups = requests.chunks(k).zip(scores.chunks(k));
     Ok(groups
         .map(|(group, scores)| Comparison {
-            prompt: group[0].prompt.clone(),
+            prompt: PromptText::Text(group[0].prompt.clone()),
             responses: group.iter().map(|request| request.response.clone()).collect(),
             ranks: ranks_of(scores),
             tokens: Some(ComparisonTokens {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_language};
+use collimate_models::data::Records;
 use collimate_models::data::corpus::{Corpus, Split, split_by_index};
-use collimate_models::data::prompts::{read_prompts, tokenize_prompts};
+use collimate_models::data::prompts::tokenize_prompts;
 use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
 use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::rng;
@@ -300,7 +301,7 @@ fn load_prompts(
     let stage = &config.stage;
     let (train, mut heldout) = match (&stage.prompts, corpus.zip(cut)) {
         (Some(path), _) => {
-            let records = read_prompts(path)?;
+            let records = Records::read(path)?;
             let prompts = tokenize_prompts(&records, &sft.tokenizer, sft.config.context_len, stage.max_new_tokens)?;
             split_by_index(prompts, stage.evaluate.heldout_share)
         }

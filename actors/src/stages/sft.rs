@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use collimate_models::arch::{HeadKind, ModelConfig, save_model};
+use collimate_models::data::Records;
 use collimate_models::data::corpus::{Continuation, Split, split_by_index};
-use collimate_models::data::demonstrations::{read_demonstrations, tokenize_demonstrations};
+use collimate_models::data::demonstrations::tokenize_demonstrations;
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
 use collimate_models::train::{LmExample, LmTrainer, OptimConfig, heldout_nll, shuffled_minibatches};
@@ -72,7 +73,7 @@ pub fn load_demonstrations(
 ) -> Result<Demonstrations, StageError> {
     let (train, heldout) = match file {
         Some(path) => {
-            let records = read_demonstrations(path)?;
+            let records = Records::read(path)?;
             split_by_index(tokenize_demonstrations(&records, tokenizer, model.context_len)?, heldout_share)
         }
         None => {
@@ -97,7 +98,7 @@ pub fn load_demonstrations(
 
 fn example(continuation: &Continuation) -> LmExample {
     let tokens = [continuation.prompt.as_slice(), &continuation.response].concat();
-    LmExample { tokens, n_prompt: continuation.prompt.len() }
+    LmExample::response(tokens, continuation.prompt.len())
 }
 
 /// Trains the SFT model from the base model in `base`.

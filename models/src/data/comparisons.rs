@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use collimate_protocol::records::{Comparison, ComparisonTokens};
+use serde_json::{Map, Value};
 
+use super::dialogue::Problem;
 use super::framing::{check_fits, prompt_tokens, response_tokens};
-use super::lines::{Lines, Record, read_lines};
+use super::records::{Record, Records};
+use super::schema::Schema;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::train::RankedResponses;
@@ -17,21 +20,26 @@ pub const MAX_RANKED: usize = 9;
 
 impl Record for Comparison {
     const NAME: &'static str = "comparison";
-    const KEYS: &'static [&'static str] = &["prompt", "responses", "ranks", "tokens"];
 
-    fn problem(&self) -> Option<String> {
-        let (n_responses, n_ranks) = (self.responses.len(), self.ranks.len());
-        if !(MIN_RANKED..=MAX_RANKED).contains(&n_responses) {
-            return Some(format!("has {n_responses} responses, expected {MIN_RANKED} to {MAX_RANKED}"));
-        }
-        if n_ranks != n_responses {
-            return Some(format!("has {n_responses} responses and {n_ranks} ranks, expected a rank for each response"));
-        }
-        if self.ranks.contains(&0) {
-            return Some("has a rank 0; the best rank is 1".to_owned());
-        }
-        self.tokens.as_ref().and_then(|tokens| token_problem(tokens, n_responses))
+    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
+        let comparison = schema.comparison(row)?;
+        problem(&comparison).map_or(Ok(comparison), Err)
     }
+}
+
+/// What is wrong with it beyond its form, if something is.
+fn problem(comparison: &Comparison) -> Option<String> {
+    let (n_responses, n_ranks) = (comparison.responses.len(), comparison.ranks.len());
+    if !(MIN_RANKED..=MAX_RANKED).contains(&n_responses) {
+        return Some(format!("has {n_responses} responses, expected {MIN_RANKED} to {MAX_RANKED}"));
+    }
+    if n_ranks != n_responses {
+        return Some(format!("has {n_responses} responses and {n_ranks} ranks, expected a rank for each response"));
+    }
+    if comparison.ranks.contains(&0) {
+        return Some("has a rank 0; the best rank is 1".to_owned());
+    }
+    comparison.tokens.as_ref().and_then(|tokens| token_problem(tokens, n_responses))
 }
 
 fn token_problem(tokens: &ComparisonTokens, n_responses: usize) -> Option<String> {
@@ -47,9 +55,9 @@ fn token_problem(tokens: &ComparisonTokens, n_responses: usize) -> Option<String
 ///
 /// # Errors
 /// Names the file, the line, and what is wrong. A file in which all is tied teaches nothing and is refused.
-pub fn read_comparisons(path: &Path) -> Result<Lines<Comparison>> {
-    let comparisons = read_lines(path)?;
-    if n_without_pairs(comparisons.records()) == comparisons.len() {
+pub fn read_comparisons(path: &Path) -> Result<Records<Comparison>> {
+    let comparisons = Records::read(path)?;
+    if n_without_pairs(comparisons.iter()) == comparisons.len() {
         return Err(Error::bad_file(
             path,
             "all responses of every comparison are tied, so there is no pair to learn from",
@@ -71,7 +79,7 @@ pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>
 /// A sequence that does not fit into `context_len` tokens, a prompt without tokens, or a token that the tokenizer does
 /// not have; the line is named.
 pub fn tokenize_comparisons(
-    comparisons: &Lines<Comparison>,
+    comparisons: &Records<Comparison>,
     tokenizer: &Tokenizer,
     context_len: usize,
 ) -> Result<Vec<RankedResponses>> {
@@ -80,7 +88,8 @@ pub fn tokenize_comparisons(
         let (prompt, responses) = match &record.tokens {
             Some(tokens) => (tokens.prompt.clone(), tokens.responses.clone()),
             None => {
-                let responses = record.responses.iter().map(|response| response_tokens(tokenizer, response));
+                let responses =
+                    record.responses.iter().map(|response| response_tokens(tokenizer, &record.prompt, response));
                 (prompt_tokens(tokenizer, &record.prompt)?, responses.collect::<Result<_>>()?)
             }
         };
@@ -103,7 +112,7 @@ pub fn tokenize_comparisons(
 #[cfg(test)]
 mod tests {
     use super::super::framing::tests::bytes;
-    use super::super::lines::tests::file;
+    use super::super::records::tests::file;
     use super::*;
 
     fn problem(line: &str) -> String {
@@ -123,9 +132,16 @@ mod tests {
         let zero = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1]}"#;
         assert_eq!(problem(zero), ":1: has a rank 0; the best rank is 1");
         let negative = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [-1, 1]}"#;
-        assert!(problem(negative).contains("invalid value: integer `-1`"), "{}", problem(negative));
+        assert!(
+            problem(negative).starts_with(":1: key `ranks` is [-1,1], expected a list of ranks"),
+            "{}",
+            problem(negative)
+        );
         let rank = r#"{"prompt": "a", "responses": ["b", "c"], "rank": [1, 2]}"#;
-        assert_eq!(problem(rank), ":1: unknown key `rank` in a comparison: did you mean `ranks`?");
+        assert_eq!(
+            problem(&format!("{}\n{rank}", one.replace("[\"b\"]", "[\"b\", \"c\"]").replace("[1]", "[1, 2]"))),
+            ":2: key `ranks` is missing; is it meant by `rank`?"
+        );
         let tokens = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2]]}}"#;
         assert_eq!(problem(tokens), ":1: has 2 responses and 1 under `tokens.responses`");
     }
@@ -136,7 +152,7 @@ mod tests {
         let ranked = r#"{"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 1, 2]}"#;
         let mixed = file(format!("{tied}\n{ranked}\n"));
         let comparisons = read_comparisons(mixed.path()).unwrap();
-        assert_eq!((comparisons.len(), n_without_pairs(comparisons.records())), (2, 1));
+        assert_eq!((comparisons.len(), n_without_pairs(comparisons.iter())), (2, 1));
         assert_eq!(
             problem(&format!("{tied}\n{tied}\n")),
             ": all responses of every comparison are tied, so there is no pair to learn from"

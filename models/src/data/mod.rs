@@ -2,21 +2,23 @@
 //!
 //! - [`corpus`]: plain text to paragraphs, some of them held out, and those to token streams, prompts and demonstrations.
 //! - [`windows`]: a token stream to batches of pretraining.
-//! - [`demonstrations`], [`comparisons`], [`prompts`]: JSON lines, with the line in every error, and what makes tokens
-//!   of each.
-//!
-//! A prompt and its response are encoded each on its own, and joined as token ids: sampling sees the prompt without its
-//! response, so training must too.
+//! - [`rows`]: files of records in any layout, row by row; [`schema`]: what a row holds, by its columns; [`Records`]: the
+//!   records of a file, with the line in every error.
+//! - [`demonstrations`], [`comparisons`], [`prompts`]: what makes tokens of each.
+//! - [`framing`]: text and dialogues to tokens.
 
 pub mod comparisons;
 pub mod corpus;
 pub mod demonstrations;
-mod framing;
-mod lines;
+mod dialogue;
+pub mod framing;
 mod nearest;
 pub mod prompts;
+mod records;
+pub mod rows;
+pub mod schema;
 pub mod windows;
 
 pub use framing::{prompt_tokens, response_tokens};
-pub use lines::Lines;
 pub use nearest::nearest;
+pub use records::{Record, Records, stream};

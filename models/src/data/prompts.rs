@@ -1,29 +1,21 @@
 //! Prompts that PPO samples from.
 
-use std::path::Path;
-
 use collimate_protocol::records::PromptRecord;
+use serde_json::{Map, Value};
 
+use super::dialogue::Problem;
 use super::framing::prompt_tokens;
-use super::lines::{Lines, Record, read_lines};
+use super::records::{Record, Records};
+use super::schema::Schema;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 impl Record for PromptRecord {
     const NAME: &'static str = "prompt";
-    const KEYS: &'static [&'static str] = &["prompt"];
 
-    fn problem(&self) -> Option<String> {
-        None
+    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
+        schema.prompt(row)
     }
-}
-
-/// Reads a prompts file.
-///
-/// # Errors
-/// Names the file, the line, and what is wrong.
-pub fn read_prompts(path: &Path) -> Result<Lines<PromptRecord>> {
-    read_lines(path)
 }
 
 /// The prompts' tokens.
@@ -32,7 +24,7 @@ pub fn read_prompts(path: &Path) -> Result<Lines<PromptRecord>> {
 /// A prompt that leaves no room for `n_response` tokens in a context of `context_len`, or that has no tokens; the line
 /// is named.
 pub fn tokenize_prompts(
-    prompts: &Lines<PromptRecord>,
+    prompts: &Records<PromptRecord>,
     tokenizer: &Tokenizer,
     context_len: usize,
     n_response: usize,
@@ -53,13 +45,13 @@ pub fn tokenize_prompts(
 #[cfg(test)]
 mod tests {
     use super::super::framing::tests::bytes;
-    use super::super::lines::tests::file;
+    use super::super::records::tests::file;
     use super::*;
 
     #[test]
     fn a_prompt_that_leaves_no_room_for_its_response_is_named_by_line() {
         let file = file("{\"prompt\": \"ab\"}\n\n{\"prompt\": \"abcde\"}\n");
-        let prompts = read_prompts(file.path()).unwrap();
+        let prompts = Records::read(file.path()).unwrap();
         let tokens = tokenize_prompts(&prompts, &bytes(), 8, 3).unwrap();
         assert_eq!(tokens.iter().map(Vec::len).collect::<Vec<_>>(), [2, 5]);
         let message = tokenize_prompts(&prompts, &bytes(), 8, 4).unwrap_err().to_string();

@@ -59,7 +59,7 @@ pub fn import(path: &Path, out: &Path) -> Result<Imported> {
         n_parameters: weights.n_elements(),
         types: metadata.types(),
         vocab_size: config.vocab_size,
-        has_chat_template: tokenizer.chat_template().is_some(),
+        has_chat_template: tokenizer.has_chat_template(),
     };
     save_model(out, &config, HeadKind::Language, &weights)?;
     tokenizer.save(out)?;

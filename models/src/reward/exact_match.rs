@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use collimate_protocol::RoleError;
-use collimate_protocol::records::Demonstration;
+use collimate_protocol::records::{Demonstration, PromptText};
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
-use crate::data::demonstrations::read_demonstrations;
+use crate::data::stream;
 use crate::error::{Error, Result};
 
 /// How much of an unknown prompt an error quotes, in characters.
@@ -27,8 +27,15 @@ impl ExactMatch {
     /// Names the file, the line, and what is wrong.
     pub fn load(path: &Path) -> Result<Self> {
         let mut answers: HashMap<String, HashSet<String>> = HashMap::new();
-        for Demonstration { prompt, response } in read_demonstrations(path)?.into_records() {
+        for record in stream(path)? {
+            let (line, demonstration): (usize, Demonstration) = record?;
+            let Demonstration::Response { prompt: PromptText::Text(prompt), response } = demonstration else {
+                return Err(Error::bad_line(path, line, "holds a dialogue, expected `prompt` and `response` as text"));
+            };
             answers.entry(prompt.trim().to_owned()).or_default().insert(response.trim().to_owned());
+        }
+        if answers.is_empty() {
+            return Err(Error::bad_file(path, "holds no demonstration"));
         }
         Ok(Self { path: path.to_owned(), answers })
     }

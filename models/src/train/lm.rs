@@ -1,5 +1,6 @@
 //! Language-model training: pretraining and SFT differ in their examples alone.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::OptimConfig;
@@ -17,18 +18,29 @@ use crate::optim::Schedule;
 pub struct LmExample {
     /// Token ids: for SFT, prompt and response with its end token.
     pub tokens: Vec<u32>,
-    /// The loss is over `tokens[n_prompt..]` alone. The first token is never learnt, so 0 and 1 are the same.
-    pub n_prompt: usize,
+    /// The loss is over the tokens of these spans alone, which are in order and don't overlap. The first token is never
+    /// learnt.
+    pub learnt: Vec<Range<usize>>,
 }
 
 impl LmExample {
     /// Text of which every token but the first is learnt.
     pub fn text(tokens: Vec<u32>) -> Self {
-        Self { tokens, n_prompt: 1 }
+        Self::response(tokens, 1)
     }
 
-    fn parts(&self) -> (&[u32], usize) {
-        (&self.tokens, self.n_prompt)
+    /// A prompt of `n_prompt` tokens, and its response, which is learnt.
+    pub fn response(tokens: Vec<u32>, n_prompt: usize) -> Self {
+        let learnt = vec![n_prompt..tokens.len()];
+        Self { tokens, learnt }
+    }
+
+    fn parts(&self) -> (&[u32], &[Range<usize>]) {
+        (&self.tokens, &self.learnt)
+    }
+
+    fn n_targets(&self) -> usize {
+        self.learnt.iter().map(|span| span.end.saturating_sub(span.start.max(1))).sum()
     }
 }
 
@@ -73,7 +85,7 @@ impl LmTrainer {
         let mut loss = 0.0;
         for microbatch in microbatches(batch, self.microbatch_tokens) {
             check_lengths(&self.model_config, microbatch)?;
-            let next = NextTokens::new(microbatch.iter().map(LmExample::parts));
+            let next = NextTokens::within(microbatch.iter().map(LmExample::parts));
             if next.targets.is_empty() {
                 continue;
             }
@@ -129,7 +141,7 @@ pub fn heldout_nll(model: &LanguageModel, examples: &[LmExample], microbatch_tok
     let mut sum = 0.0;
     for microbatch in microbatches(examples, microbatch_tokens) {
         check_lengths(model.decoder().config(), microbatch)?;
-        let next = NextTokens::new(microbatch.iter().map(LmExample::parts));
+        let next = NextTokens::within(microbatch.iter().map(LmExample::parts));
         if next.targets.is_empty() {
             continue;
         }
@@ -146,7 +158,7 @@ pub fn heldout_nll(model: &LanguageModel, examples: &[LmExample], microbatch_tok
 }
 
 fn n_targets(examples: &[LmExample]) -> usize {
-    examples.iter().map(|example| example.tokens.len().saturating_sub(example.n_prompt.max(1))).sum()
+    examples.iter().map(LmExample::n_targets).sum()
 }
 
 fn microbatches(examples: &[LmExample], budget: usize) -> impl Iterator<Item = &[LmExample]> {

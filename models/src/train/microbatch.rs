@@ -26,20 +26,28 @@ impl NextTokens {
     /// Of `(tokens, n_prompt)`: the targets are the tokens from `n_prompt` on. The first token of a sequence has
     /// nothing before it to be predicted from, so an `n_prompt` of 0 counts as 1.
     pub fn new<'a>(sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> Self {
+        let spans = |(tokens, n_prompt): (&'a [u32], usize)| (tokens, [n_prompt..tokens.len()]);
+        Self::within(sequences.into_iter().map(spans))
+    }
+
+    /// Of `(tokens, spans)`: the targets are the tokens within the spans, but for the first token of a sequence. Spans
+    /// are in order and don't overlap.
+    pub fn within<'a>(sequences: impl IntoIterator<Item = (&'a [u32], impl AsRef<[Range<usize>]>)>) -> Self {
         let mut inputs: Vec<&[u32]> = Vec::new();
         let (mut rows, mut targets, mut n_targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
-        for (tokens, n_prompt) in sequences {
-            let n_prompt = n_prompt.max(1);
-            let n = tokens.len().saturating_sub(n_prompt);
-            n_targets.push(n);
-            if n == 0 {
-                continue;
+        for (tokens, spans) in sequences {
+            let spans = spans.as_ref().iter().map(|span| span.start.max(1)..span.end);
+            let before = targets.len();
+            for span in spans.filter(|span| span.start < span.end) {
+                rows.extend((span.start - 1..span.end - 1).map(|row| (first_row + row) as u32));
+                targets.extend_from_slice(&tokens[span]);
             }
-            rows.extend((n_prompt - 1..tokens.len() - 1).map(|row| (first_row + row) as u32));
-            targets.extend_from_slice(&tokens[n_prompt..]);
-            inputs.push(&tokens[..tokens.len() - 1]);
-            first_row += tokens.len() - 1;
+            n_targets.push(targets.len() - before);
+            if targets.len() > before {
+                inputs.push(&tokens[..tokens.len() - 1]);
+                first_row += tokens.len() - 1;
+            }
         }
         Self { packed: PackedSequences::new(&inputs), rows, targets, n_targets }
     }

@@ -17,7 +17,7 @@ fn config(microbatch_tokens: usize) -> OptimConfig {
 }
 
 fn demonstrations() -> Vec<LmExample> {
-    let example = |(n, n_prompt, seed)| LmExample { tokens: testing::tokens(n, seed), n_prompt };
+    let example = |(n, n_prompt, seed)| LmExample::response(testing::tokens(n, seed), n_prompt);
     [(3, 1, 1), (9, 4, 2), (5, 5, 3), (7, 2, 4), (12, 6, 5)].map(example).to_vec()
 }
 
@@ -96,7 +96,7 @@ fn sft_learns_the_response_alone() -> Result<()> {
     let model = testing::gpt2();
     let weights = testing::weights(&model, HeadKind::Language, 1);
     let mut trainer = LmTrainer::new(&model, &weights, &config(1000), 10)?;
-    let example = LmExample { tokens: testing::tokens(9, 3), n_prompt: 6 };
+    let example = LmExample::response(testing::tokens(9, 3), 6);
     let by_text = heldout_nll(&trainer.model()?, &[LmExample::text(example.tokens.clone())], 1000)?;
     let by_response = heldout_nll(&trainer.model()?, std::slice::from_ref(&example), 1000)?;
     assert_eq!((by_text.n_tokens, by_response.n_tokens), (8, 3));
@@ -118,7 +118,7 @@ fn an_example_without_a_response_changes_no_bit_of_the_step() -> Result<()> {
         (LmTrainer::new(&model, &weights, &config(1000), 10)?, LmTrainer::new(&model, &weights, &config(1000), 10)?);
     let mut batch = demonstrations();
     without.step(&batch)?;
-    batch.insert(1, LmExample { tokens: testing::tokens(8, 9), n_prompt: 8 });
+    batch.insert(1, LmExample::response(testing::tokens(8, 9), 8));
     with.step(&batch)?;
     for (name, tensor) in without.weights()?.iter() {
         let other = with.weights()?;

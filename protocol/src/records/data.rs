@@ -1,4 +1,4 @@
-//! Lines of the JSONL files that the stages read.
+//! Records of the files that the stages read.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +24,37 @@ pub struct Message {
     pub content: String,
 }
 
-/// A line of a demonstrations file: what SFT trains on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Demonstration {
-    /// What was asked.
-    pub prompt: String,
-    /// What a person answered.
-    pub response: String,
+/// What a response answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PromptText {
+    /// Text that the response goes on from.
+    Text(String),
+    /// A dialogue whose next turn is the assistant's; the model's chat template makes text of it.
+    Messages(Vec<Message>),
+}
+
+impl From<&str> for PromptText {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// What SFT trains on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demonstration {
+    /// One response is learnt.
+    Response {
+        /// What was asked.
+        prompt: PromptText,
+        /// What a person answered.
+        response: String,
+    },
+    /// Every turn of the assistant's is learnt.
+    Dialogue {
+        /// The turns; the last is the assistant's.
+        messages: Vec<Message>,
+    },
 }
 
 /// A line of a comparisons file: K responses to one prompt, ranked.
@@ -39,7 +62,7 @@ pub struct Demonstration {
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// What was asked.
-    pub prompt: String,
+    pub prompt: PromptText,
     /// 2 to 9 responses.
     pub responses: Vec<String>,
     /// For each response its rank; 1 is best, equal ranks are a tie.
@@ -65,5 +88,5 @@ pub struct ComparisonTokens {
 #[serde(deny_unknown_fields)]
 pub struct PromptRecord {
     /// What is asked.
-    pub prompt: String,
+    pub prompt: PromptText,
 }

@@ -8,7 +8,7 @@ mod update;
 mod work;
 
 pub use checkpoint::{Checkpoint, LedgerState};
-pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, Role};
+pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,

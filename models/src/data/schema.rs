@@ -1,0 +1,427 @@
+//! What a file holds, by its columns, and the records that can be made of it.
+
+use collimate_protocol::records::{
+    Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role,
+};
+use serde_json::{Map, Value};
+
+use super::dialogue::{Problem, message, messages, shown, split_answer, transcript};
+use super::nearest;
+
+/// The forms in which people store demonstrations, comparisons, prompts and text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schema {
+    /// K responses with their ranks.
+    Ranking,
+    /// Responses with their scores.
+    Scored,
+    /// `completions`, each with its response and score, as UltraFeedback has them.
+    UltraFeedback,
+    /// A prompt with a better and a worse response, as text or as messages.
+    Preference,
+    /// Two whole dialogues or transcripts, as hh-rlhf has them.
+    PreferredDialogue,
+    /// `instruction`, `input`, `output`.
+    Alpaca,
+    /// A prompt and its response.
+    PromptResponse,
+    /// A dialogue with `role` and `content`.
+    Messages,
+    /// A dialogue with `from` and `value`, as ShareGPT has it.
+    ShareGpt,
+    /// A prompt alone.
+    Prompt,
+    /// An instruction alone.
+    Instruction,
+    /// Text to learn as it is.
+    Text,
+}
+
+/// Keys of a schema: each of `required` by one of its names, and those that may be there.
+struct Columns {
+    schema: Schema,
+    required: &'static [&'static [&'static str]],
+    optional: &'static [&'static str],
+}
+
+/// In the order in which they are tried: the first whose columns are all there.
+const SCHEMAS: [Columns; 12] = {
+    use Schema::{
+        Alpaca, Instruction, Messages, Preference, PreferredDialogue, Prompt, PromptResponse, Ranking, Scored,
+        ShareGpt, Text, UltraFeedback,
+    };
+    const fn columns(
+        schema: Schema,
+        required: &'static [&'static [&'static str]],
+        optional: &'static [&'static str],
+    ) -> Columns {
+        Columns { schema, required, optional }
+    }
+    [
+        columns(Ranking, &[&["prompt"], &["responses"], &["ranks"]], &["tokens"]),
+        columns(Scored, &[&["prompt", "instruction"], &["responses"], &["scores", "ratings"]], &[]),
+        columns(UltraFeedback, &[&["prompt", "instruction"], &["completions"]], &[]),
+        columns(
+            Preference,
+            &[&["prompt", "conversations", "messages", "question"], &["chosen"], &["rejected"]],
+            &["system"],
+        ),
+        columns(PreferredDialogue, &[&["chosen"], &["rejected"]], &[]),
+        columns(Alpaca, &[&["instruction"], &["output"]], &["input", "system", "history"]),
+        columns(PromptResponse, &[&["prompt"], &["response", "completion"]], &[]),
+        columns(Messages, &[&["messages"]], &[]),
+        columns(ShareGpt, &[&["conversations"]], &["system"]),
+        columns(Prompt, &[&["prompt"]], &[]),
+        columns(Instruction, &[&["instruction"]], &["input", "system"]),
+        columns(Text, &[&["text"]], &[]),
+    ]
+};
+
+/// Columns that say which rows are worth learning, or that a dialogue is more than text. To pass over them would teach
+/// what nobody wants.
+const REFUSED: [(&str, &str); 5] = [
+    ("label", "it says which responses are good; keep those rows alone, or give comparisons"),
+    ("kto_tag", "it says which responses are good; keep those rows alone, or give comparisons"),
+    ("tools", "calls of tools are not supported"),
+    ("images", "images are not supported"),
+    ("videos", "videos are not supported"),
+];
+
+impl Schema {
+    /// In words, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ranking => "rankings (prompt, responses, ranks)",
+            Self::Scored => "scored responses (prompt, responses, scores)",
+            Self::UltraFeedback => "scored completions (UltraFeedback)",
+            Self::Preference => "preferences (prompt, chosen, rejected)",
+            Self::PreferredDialogue => "preferred dialogues (chosen, rejected, as hh-rlhf)",
+            Self::Alpaca => "instructions (Alpaca)",
+            Self::PromptResponse => "prompts with responses",
+            Self::Messages => "dialogues (messages with role and content)",
+            Self::ShareGpt => "dialogues (ShareGPT)",
+            Self::Prompt | Self::Instruction => "prompts",
+            Self::Text => "text",
+        }
+    }
+
+    fn columns(self) -> &'static Columns {
+        SCHEMAS.iter().find(|columns| columns.schema == self).expect("every schema is listed")
+    }
+
+    /// The schema of a row with these columns.
+    ///
+    /// # Errors
+    /// Columns that no schema has: which are there, and what is the nearest.
+    pub fn of(row: &Map<String, Value>) -> Problem<Self> {
+        let has = |names: &&[&str]| names.iter().any(|name| is_given(row, name));
+        if let Some(columns) = SCHEMAS.iter().find(|columns| columns.required.iter().all(has)) {
+            return Ok(columns.schema);
+        }
+        let known: Vec<&str> = SCHEMAS.iter().flat_map(|columns| columns.required.concat()).collect();
+        let unknown = row.keys().find(|key| !known.contains(&key.as_str()));
+        let meant = unknown.and_then(|key| Some((key, nearest(key, known.iter().copied())?)));
+        let hint = meant.map_or_else(String::new, |(key, name)| format!("; did you mean `{name}` by `{key}`?"));
+        let keys: Vec<String> = row.keys().map(|key| format!("`{key}`")).collect();
+        Err(format!(
+            "has the keys {}, which make no known record{hint} (known: prompt and response; instruction and output; \
+             messages; conversations; chosen and rejected; responses and ranks or scores; text)",
+            if keys.is_empty() { "{}".to_owned() } else { keys.join(", ") }
+        ))
+    }
+
+    /// Keys of the row that this schema does not read.
+    pub fn unread(self, row: &Map<String, Value>) -> Vec<&str> {
+        let Columns { required, optional, .. } = self.columns();
+        let known = |key: &str| required.iter().any(|names| names.contains(&key)) || optional.contains(&key);
+        row.keys().map(String::as_str).filter(|key| !known(key)).collect()
+    }
+
+    /// Refuses a row of another schema, one whose keys are misspelt, and one with keys that change what it means.
+    fn check(self, row: &Map<String, Value>) -> Problem<()> {
+        let Columns { required, optional, .. } = self.columns();
+        for names in *required {
+            if !names.iter().any(|name| is_given(row, name)) {
+                let misspelt = row
+                    .keys()
+                    .find(|key| nearest(key, names.iter().copied()).is_some() && !names.contains(&key.as_str()));
+                let hint = misspelt.map_or_else(String::new, |key| format!("; is it meant by `{key}`?"));
+                return Err(format!("key `{}` is missing{hint}", names[0]));
+            }
+        }
+        for key in self.unread(row).into_iter().filter(|key| is_given(row, key)) {
+            if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == key) {
+                return Err(format!("key `{key}` is not supported: {why}"));
+            }
+            let absent = optional.iter().copied().filter(|name| !row.contains_key(*name));
+            if let Some(name) = nearest(key, absent) {
+                return Err(format!("unknown key `{key}`: did you mean `{name}`?"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What SFT learns from the row. Of preferences it is the better response.
+    pub fn demonstration(self, row: &Map<String, Value>) -> Problem<Demonstration> {
+        self.check(row)?;
+        let demonstration = match self {
+            Self::PromptResponse => {
+                let response = text(row, first(row, &["response", "completion"]))?;
+                Demonstration::Response { prompt: prompt(row, "prompt")?, response }
+            }
+            Self::Alpaca => {
+                Demonstration::Response { prompt: PromptText::Messages(alpaca(row)?), response: text(row, "output")? }
+            }
+            Self::Messages | Self::ShareGpt => {
+                let (key, dialogue) = self.dialogue(row)?;
+                split_answer(key, dialogue.clone())?;
+                Demonstration::Dialogue { messages: dialogue }
+            }
+            Self::Preference | Self::PreferredDialogue => {
+                let (prompt, response) = answer(row, "chosen")?;
+                Demonstration::Response { prompt, response }
+            }
+            _ => return Err(self.refused("demonstrations")),
+        };
+        let is_empty = match &demonstration {
+            Demonstration::Response { response, .. } => response.is_empty(),
+            Demonstration::Dialogue { messages } => {
+                messages.iter().any(|turn| turn.role == Role::Assistant && turn.content.is_empty())
+            }
+        };
+        // Sampled responses may be empty; to demonstrate that is to teach it.
+        if is_empty { Err("the response is empty".to_owned()) } else { Ok(demonstration) }
+    }
+
+    /// What the reward model learns from the row.
+    pub fn comparison(self, row: &Map<String, Value>) -> Problem<Comparison> {
+        self.check(row)?;
+        match self {
+            Self::Ranking => Ok(Comparison {
+                prompt: prompt(row, "prompt")?,
+                responses: texts(row, "responses")?,
+                ranks: parsed(row, "ranks", "a list of ranks: whole numbers, 1 is best")?,
+                tokens: match row.get("tokens").filter(|tokens| !tokens.is_null()) {
+                    None => None,
+                    Some(_) => Some(parsed::<ComparisonTokens>(row, "tokens", "token ids of prompt and responses")?),
+                },
+            }),
+            Self::Scored => {
+                let scores_key = first(row, &["scores", "ratings"]);
+                let scores: Vec<f64> = parsed(row, scores_key, "a list of numbers")?;
+                let responses = texts(row, "responses")?;
+                if scores.len() != responses.len() {
+                    let (n_responses, n_scores) = (responses.len(), scores.len());
+                    return Err(format!("has {n_responses} responses and {n_scores} numbers under `{scores_key}`"));
+                }
+                let prompt = prompt(row, first(row, &["prompt", "instruction"]))?;
+                Ok(Comparison { prompt, responses, ranks: ranks_of(&scores), tokens: None })
+            }
+            Self::UltraFeedback => {
+                let (responses, scores) = completions(row)?;
+                let prompt = match prompt(row, first(row, &["prompt", "instruction"]))? {
+                    PromptText::Text(content) => PromptText::Messages(vec![Message { role: Role::User, content }]),
+                    dialogue => dialogue,
+                };
+                Ok(Comparison { prompt, responses, ranks: ranks_of(&scores), tokens: None })
+            }
+            Self::Preference | Self::PreferredDialogue => {
+                let (chosen_prompt, chosen) = answer(row, "chosen")?;
+                let (rejected_prompt, rejected) = answer(row, "rejected")?;
+                if chosen_prompt != rejected_prompt {
+                    return Err("`chosen` and `rejected` answer different prompts".to_owned());
+                }
+                Ok(Comparison {
+                    prompt: chosen_prompt,
+                    responses: vec![chosen, rejected],
+                    ranks: vec![1, 2],
+                    tokens: None,
+                })
+            }
+            _ => Err(self.refused("comparisons")),
+        }
+    }
+
+    /// What PPO samples from: of a dialogue all up to the user's last turn.
+    pub fn prompt(self, row: &Map<String, Value>) -> Problem<PromptRecord> {
+        self.check(row)?;
+        let prompt = match self {
+            Self::Prompt | Self::PromptResponse | Self::Ranking => prompt(row, "prompt")?,
+            Self::Scored => prompt(row, first(row, &["prompt", "instruction"]))?,
+            Self::UltraFeedback => self.comparison(row)?.prompt,
+            Self::Alpaca | Self::Instruction => PromptText::Messages(alpaca(row)?),
+            Self::Messages | Self::ShareGpt => {
+                let (key, mut dialogue) = self.dialogue(row)?;
+                while dialogue.last().is_some_and(|turn| turn.role == Role::Assistant) {
+                    dialogue.pop();
+                }
+                if dialogue.last().is_none_or(|turn| turn.role != Role::User) {
+                    return Err(format!("key `{key}` holds no turn of the user's"));
+                }
+                PromptText::Messages(dialogue)
+            }
+            Self::Preference | Self::PreferredDialogue => answer(row, "chosen")?.0,
+            Self::Text => return Err(self.refused("prompts")),
+        };
+        Ok(PromptRecord { prompt })
+    }
+
+    /// Text to learn as it is.
+    pub fn text(self, row: &Map<String, Value>) -> Problem<String> {
+        self.check(row)?;
+        if self != Self::Text {
+            return Err(self.refused("text"));
+        }
+        text(row, "text")
+    }
+
+    fn refused(self, wanted: &str) -> String {
+        format!("is of {}, expected {wanted}", self.name())
+    }
+
+    fn dialogue(self, row: &Map<String, Value>) -> Problem<(&'static str, Vec<Message>)> {
+        let key = if self == Self::ShareGpt { "conversations" } else { "messages" };
+        let mut dialogue = messages(key, &row[key])?;
+        if is_given(row, "system") && self == Self::ShareGpt {
+            let content = text(row, "system")?;
+            if !content.is_empty() {
+                dialogue.insert(0, Message { role: Role::System, content });
+            }
+        }
+        Ok((key, dialogue))
+    }
+}
+
+fn is_given(row: &Map<String, Value>, key: &str) -> bool {
+    row.get(key).is_some_and(|value| !value.is_null())
+}
+
+/// The first of these names that is there; one is.
+fn first(row: &Map<String, Value>, names: &[&'static str]) -> &'static str {
+    names.iter().copied().find(|name| is_given(row, name)).unwrap_or(names[0])
+}
+
+fn text(row: &Map<String, Value>, key: &str) -> Problem<String> {
+    match row.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(format!("key `{key}` is {}, expected a text", shown(other))),
+        None => Err(format!("key `{key}` is missing")),
+    }
+}
+
+fn texts(row: &Map<String, Value>, key: &str) -> Problem<Vec<String>> {
+    parsed(row, key, "a list of texts")
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(row: &Map<String, Value>, key: &str, expected: &str) -> Problem<T> {
+    serde_json::from_value(row[key].clone())
+        .map_err(|error| format!("key `{key}` is {}, expected {expected} ({error})", shown(&row[key])))
+}
+
+/// A prompt: text, or a dialogue.
+fn prompt(row: &Map<String, Value>, key: &str) -> Problem<PromptText> {
+    match row.get(key) {
+        Some(Value::String(text)) => Ok(PromptText::Text(text.clone())),
+        Some(value @ Value::Array(_)) => messages(key, value).map(PromptText::Messages),
+        Some(other) => Err(format!("key `{key}` is {}, expected a text or a list of messages", shown(other))),
+        None => Err(format!("key `{key}` is missing")),
+    }
+}
+
+/// Instruction and input as one turn, after the turns of `history`.
+fn alpaca(row: &Map<String, Value>) -> Problem<Vec<Message>> {
+    let optional = |key: &str| if is_given(row, key) { text(row, key) } else { Ok(String::new()) };
+    let mut turns = Vec::new();
+    let mut add = |role, content: String| turns.push(Message { role, content });
+    let system = optional("system")?;
+    if !system.is_empty() {
+        add(Role::System, system);
+    }
+    if is_given(row, "history") {
+        let history: Vec<[String; 2]> = parsed(row, "history", "a list of pairs of texts")?;
+        for [asked, answered] in history {
+            add(Role::User, asked);
+            add(Role::Assistant, answered);
+        }
+    }
+    let (instruction, input) = (text(row, "instruction")?, optional("input")?);
+    add(Role::User, if input.is_empty() { instruction } else { format!("{instruction}\n{input}") });
+    Ok(turns)
+}
+
+/// Prompt and response of one side of a preference.
+fn answer(row: &Map<String, Value>, side: &str) -> Problem<(PromptText, String)> {
+    let prompt_key = ["prompt", "conversations", "messages", "question"].into_iter().find(|key| is_given(row, key));
+    let given = prompt_key.map(|key| prompt(row, key)).transpose()?;
+    let turns = match row.get(side) {
+        Some(Value::String(response)) => {
+            return match given {
+                Some(prompt) => Ok((with_system(row, prompt)?, response.clone())),
+                None => {
+                    let (turns, response) = split_answer(side, transcript(side, response)?)?;
+                    Ok((PromptText::Messages(turns), response))
+                }
+            };
+        }
+        Some(value @ Value::Array(_)) => messages(side, value)?,
+        Some(value @ Value::Object(_)) => vec![message(side, value)?],
+        other => {
+            return Err(format!(
+                "key `{side}` is {}, expected a text or messages",
+                other.map_or("missing".into(), shown)
+            ));
+        }
+    };
+    // The turns may repeat the prompt or only answer it.
+    let before = match given {
+        Some(PromptText::Messages(asked)) if turns.starts_with(&asked) => Vec::new(),
+        Some(PromptText::Messages(asked)) => asked,
+        Some(PromptText::Text(content)) if turns.len() == 1 => vec![Message { role: Role::User, content }],
+        Some(PromptText::Text(_)) | None => Vec::new(),
+    };
+    let (turns, response) = split_answer(side, [before, turns].concat())?;
+    Ok((with_system(row, PromptText::Messages(turns))?, response))
+}
+
+/// The prompt, after what `system` says.
+fn with_system(row: &Map<String, Value>, prompt: PromptText) -> Problem<PromptText> {
+    if !is_given(row, "system") || row["system"] == "" {
+        return Ok(prompt);
+    }
+    let mut turns = vec![Message { role: Role::System, content: text(row, "system")? }];
+    match prompt {
+        PromptText::Text(content) => turns.push(Message { role: Role::User, content }),
+        PromptText::Messages(messages) => turns.extend(messages),
+    }
+    Ok(PromptText::Messages(turns))
+}
+
+/// The response and the score of each of UltraFeedback's completions.
+fn completions(row: &Map<String, Value>) -> Problem<(Vec<String>, Vec<f64>)> {
+    let Some(items) = row["completions"].as_array() else {
+        return Err(format!("key `completions` is {}, expected a list", shown(&row["completions"])));
+    };
+    let one = |(i, item): (usize, &Value)| {
+        let at = |names: &[&'static str]| {
+            let found = names.iter().find_map(|name| item.get(name).map(|value| (*name, value)));
+            found.ok_or_else(|| format!("key `completions[{i}].{}` is missing", names[0]))
+        };
+        let wrong = |name: &str, value: &Value, expected: &str| {
+            format!("key `completions[{i}].{name}` is {}, expected {expected}", shown(value))
+        };
+        let (name, response) = at(&["response", "text"])?;
+        let response = response.as_str().ok_or_else(|| wrong(name, response, "a text"))?;
+        let (name, score) = at(&["overall_score", "score", "rating"])?;
+        let score = score.as_f64().ok_or_else(|| wrong(name, score, "a number"))?;
+        Ok((response.to_owned(), score))
+    };
+    items.iter().enumerate().map(one).collect()
+}
+
+/// Ranks by scores: 1 and one more for each that is better. Equal scores tie.
+fn ranks_of(scores: &[f64]) -> Vec<u32> {
+    scores.iter().map(|score| 1 + scores.iter().filter(|other| *other > score).count() as u32).collect()
+}
+
+#[cfg(test)]
+mod tests;
