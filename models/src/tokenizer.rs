@@ -167,6 +167,11 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|error| Error::invalid(format!("tokens can't be decoded: {error}")))
     }
 
+    /// The text of these ids, special tokens spelled out.
+    pub fn decode_with_specials(&self, tokens: &[u32]) -> Result<String> {
+        self.inner.decode(tokens, false).map_err(|error| Error::invalid(format!("tokens can't be decoded: {error}")))
+    }
+
     /// The token to put before every sequence, where the tokenizer is one that does so; exactly one.
     pub fn bos(&self) -> Option<u32> {
         self.bos

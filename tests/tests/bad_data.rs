@@ -44,7 +44,11 @@ fn a_bad_file_is_refused_with_its_name_its_line_and_the_problem() {
     let cases: [(&str, String, &str); 15] = [
         ("demonstrations", format!("{good}\n{{\"prompt\": \"ab\", \"resp"), ":2: is no JSON object: EOF"),
         ("demonstrations", format!("{good}\n\n{long_prompt}\n"), ":3: the prompt has 25 tokens"),
-        ("demonstrations", good.replace("response", "reponse"), ":1: is of prompts, expected demonstrations"),
+        (
+            "demonstrations",
+            good.replace("response", "reponse"),
+            ":1: is of prompts, expected demonstrations; did you mean `response` by `reponse`?",
+        ),
         ("demonstrations", String::new(), ": holds no demonstration"),
         ("demonstrations", "[]".into(), ":1: is no JSON object"),
         ("comparisons", three_ranks.into(), ":1: has 2 responses and 3 ranks"),

@@ -104,8 +104,8 @@ fn broken_lines_and_empty_data_are_refused_by_file_and_line() {
     };
     home.write("broken.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n{\"prompt\": \"a\", \"response\n");
     expect(&sft("broken.jsonl"), &["broken.jsonl:2"]);
-    home.write("keys.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
-    expect(&sft("keys.jsonl"), &["keys.jsonl:1", "completion"]);
+    home.write("keys.jsonl", "{\"prompt\": \"a\", \"reponse\": \"b\"}\n");
+    expect(&sft("keys.jsonl"), &["keys.jsonl:1", "`response` by `reponse`"]);
     home.write("empty.jsonl", "");
     expect(&sft("empty.jsonl"), &["empty.jsonl"]);
     home.write("text/story.txt", "\n\n");

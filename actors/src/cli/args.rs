@@ -85,6 +85,9 @@ pub enum Command {
             echo '{\"prompt\": \"It was\", \"response\": \" a happy day.\"}' | collimate score runs/mine/reward/model"
     )]
     Score(ScoreArgs),
+    /// Look at data before training on it.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Make a model directory in HuggingFace's layout from a GGUF file of llama.cpp.
     #[command(
         long_about = "Writes config.json, model.safetensors (f32), the tokenizer and the chat template of a GGUF file to \
@@ -110,6 +113,52 @@ pub enum Command {
         /// The run directory.
         dir: PathBuf,
     },
+}
+
+/// What `collimate data` does.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Tell what a file is taken for, what is wrong in it, how long it is, and show what the model would read.
+    #[command(
+        long_about = "Tells what a file of records is taken for: prompts with responses, instructions (Alpaca), dialogues \
+            (OpenAI's messages, ShareGPT's conversations), preferences (chosen and rejected), rankings, scored responses \
+            (UltraFeedback), prompts or text; in JSON lines, a JSON array, Parquet or plain text, also packed as .gz or \
+            .zst. Counts its records, bad rows, duplicates, held-out prompts that are trained on too, and tokens; and \
+            shows the first records as the model reads them, with what is learnt coloured. Exits with 1 where a row makes \
+            no record.",
+        after_long_help = "Examples:\n  \
+            collimate data check demonstrations.jsonl --model models/smollm2\n  \
+            collimate data check train.parquet --heldout test.parquet --model models/smollm2 --max-tokens 1024\n  \
+            collimate data check comparisons.json --json | jq .lengths"
+    )]
+    Check(DataCheckArgs),
+}
+
+/// What `data check` takes.
+#[derive(Debug, Args)]
+pub struct DataCheckArgs {
+    /// Files of records.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A directory with a tokenizer: lengths are counted in its tokens, and dialogues shown by its chat template.
+    /// Without it, characters are counted.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Count sequences longer than this. [default: the model's context]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Share of the records that is held out, as in a recipe.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, conflicts_with = "heldout")]
+    pub heldout_share: f64,
+    /// A file that is held out, instead of a share.
+    #[arg(long, value_name = "FILE")]
+    pub heldout: Option<PathBuf>,
+    /// Records to show.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub examples: usize,
+    /// Print one JSON object for each file.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What the stages take.

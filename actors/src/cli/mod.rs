@@ -5,12 +5,14 @@
 //! - [`generate`], [`score`]: a model at work.
 //! - [`status`], [`replay`]: a run of PPO, looked at and done again.
 //! - [`plan`]: a run of PPO, simulated.
+//! - [`data`]: files of records, checked.
 //! - [`config`]: a stage's settings, explained.
 //! - [`import`]: models of llama.cpp.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
 pub mod config;
+pub mod data;
 pub mod generate;
 pub mod import;
 pub mod interrupt;
@@ -27,7 +29,7 @@ use clap::Parser;
 
 use crate::report;
 use crate::rundir::{RunDir, RunDirError, summary};
-use args::{Command, CommandLine};
+use args::{Command, CommandLine, DataCommand};
 
 /// Exit code of a run that was told to stop by Ctrl-C: 128 + SIGINT, as shells have it.
 pub const STOPPED: u8 = 130;
@@ -70,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,
+        Command::Data(DataCommand::Check(args)) => data::run(&args)?,
         Command::Import { file, out } => print(&import::run(&file, &out)?)?,
         Command::Config { stage } => print(&config::text(stage)?)?,
         Command::Report { dir } => {

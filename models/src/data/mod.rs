@@ -5,8 +5,10 @@
 //! - [`rows`]: files of records in any layout, row by row; [`schema`]: what a row holds, by its columns; [`Records`]: the
 //!   records of a file, with the line in every error.
 //! - [`demonstrations`], [`comparisons`], [`prompts`]: what makes tokens of each.
+//! - [`check`](mod@check): what a file holds, told to people.
 //! - [`framing`]: text and dialogues to tokens.
 
+pub mod check;
 pub mod comparisons;
 pub mod corpus;
 pub mod demonstrations;

@@ -181,7 +181,7 @@ impl Schema {
                 let (prompt, response) = answer(row, "chosen")?;
                 Demonstration::Response { prompt, response }
             }
-            _ => return Err(self.refused("demonstrations")),
+            _ => return Err(self.refused(row, "demonstrations")),
         };
         let is_empty = match &demonstration {
             Demonstration::Response { response, .. } => response.is_empty(),
@@ -238,7 +238,7 @@ impl Schema {
                     tokens: None,
                 })
             }
-            _ => Err(self.refused("comparisons")),
+            _ => Err(self.refused(row, "comparisons")),
         }
     }
 
@@ -261,7 +261,7 @@ impl Schema {
                 PromptText::Messages(dialogue)
             }
             Self::Preference | Self::PreferredDialogue => answer(row, "chosen")?.0,
-            Self::Text => return Err(self.refused("prompts")),
+            Self::Text => return Err(self.refused(row, "prompts")),
         };
         Ok(PromptRecord { prompt })
     }
@@ -270,13 +270,17 @@ impl Schema {
     pub fn text(self, row: &Map<String, Value>) -> Problem<String> {
         self.check(row)?;
         if self != Self::Text {
-            return Err(self.refused("text"));
+            return Err(self.refused(row, "text"));
         }
         text(row, "text")
     }
 
-    fn refused(self, wanted: &str) -> String {
-        format!("is of {}, expected {wanted}", self.name())
+    /// A row of another kind than is wanted, perhaps by a misspelt key.
+    fn refused(self, row: &Map<String, Value>, wanted: &str) -> String {
+        let known: Vec<&str> = SCHEMAS.iter().flat_map(|columns| columns.required.concat()).collect();
+        let meant = self.unread(row).into_iter().find_map(|key| Some((key, nearest(key, known.iter().copied())?)));
+        let hint = meant.map_or_else(String::new, |(key, name)| format!("; did you mean `{name}` by `{key}`?"));
+        format!("is of {}, expected {wanted}{hint}", self.name())
     }
 
     fn dialogue(self, row: &Map<String, Value>) -> Problem<(&'static str, Vec<Message>)> {

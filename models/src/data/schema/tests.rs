@@ -123,7 +123,10 @@ fn what_is_wrong_with_a_row_is_said_with_its_key() {
             demonstration(json!({"prompt": "a", "response": ["b"]})).unwrap_err(),
             "key `response` is [\"b\"], expected a text",
         ),
-        (demonstration(json!({"prompt": "a", "respones": "b"})).unwrap_err(), "is of prompts, expected demonstrations"),
+        (
+            demonstration(json!({"prompt": "a", "respones": "b"})).unwrap_err(),
+            "is of prompts, expected demonstrations; did you mean `response` by `respones`?",
+        ),
         (
             demonstration(json!({"instruction": "a", "inputs": "b", "output": "c"})).unwrap_err(),
             "unknown key `inputs`: did you mean `input`?",

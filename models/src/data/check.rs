@@ -1,0 +1,423 @@
+//! What a file of records holds, for people who are about to train on it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use collimate_protocol::records::{Comparison, Demonstration, Message, PromptText, Role};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::demonstrations::tokenize_demonstration;
+use super::dialogue::Problem;
+use super::framing::{prompt_tokens, response_tokens};
+use super::records::Record;
+use super::rows::{Layout, Row, rows};
+use super::schema::Schema;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+use crate::train::LmExample;
+
+/// Problems that are told one by one; the others are counted.
+const N_PROBLEMS: usize = 10;
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckOptions {
+    /// Longer sequences are counted: tokens with a tokenizer, else characters.
+    pub max_len: Option<usize>,
+    /// Share of the records that is held out, as the stages take it.
+    pub heldout_share: f64,
+    /// A file that is held out; then none of the records are.
+    pub heldout: Option<PathBuf>,
+    /// Records to show.
+    pub n_examples: usize,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckReport {
+    /// The file.
+    pub path: PathBuf,
+    /// How it is laid out.
+    pub layout: &'static str,
+    /// What its rows are.
+    pub schema: &'static str,
+    /// Rows that make a record.
+    pub n_records: usize,
+    /// Rows that make none.
+    pub n_bad: usize,
+    /// What is wrong with the first of them.
+    pub problems: Vec<String>,
+    /// Columns that are not read, with how many rows have them.
+    pub unread: BTreeMap<String, usize>,
+    /// Lengths of the sequences: of a comparison each response with its prompt.
+    pub lengths: Lengths,
+    /// Sequences longer than `max_len`.
+    pub n_too_long: usize,
+    /// Records that stood there before.
+    pub n_duplicates: usize,
+    /// Held-out records.
+    pub n_heldout: usize,
+    /// Held-out records whose prompt (of text: the whole) is trained on too.
+    pub n_leaks: usize,
+    /// The first records as the model reads them.
+    pub examples: Vec<Vec<Segment>>,
+}
+
+/// How long sequences are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Lengths {
+    /// "tokens" or "characters".
+    pub unit: &'static str,
+    /// How many sequences.
+    pub n: usize,
+    /// All together.
+    pub total: usize,
+    /// The shortest, the median, the 95th and 99th percentile, the longest.
+    pub quantiles: [usize; 5],
+}
+
+/// A part of a record as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Segment {
+    /// The text, special tokens spelled out.
+    pub text: String,
+    /// Whether it is learnt, or only read.
+    pub is_learnt: bool,
+}
+
+/// Reads a whole file, and tells what it holds. Rows that make no record are counted and told, and reading goes on.
+///
+/// # Errors
+/// The file can't be read at all, or its first row makes no known record.
+pub fn check(path: &Path, tokenizer: Option<&Tokenizer>, options: &CheckOptions) -> Result<CheckReport> {
+    let heldout_prompts = match &options.heldout {
+        Some(heldout) => Some(prompts_of(heldout)?),
+        None => None,
+    };
+    let layout = Layout::of(path)?;
+    let mut schema = None;
+    let mut found = Found {
+        tokenizer,
+        n_examples: options.n_examples,
+        n_records: 0,
+        n_bad: 0,
+        problems: Vec::new(),
+        unread: BTreeMap::new(),
+        lengths: Vec::new(),
+        examples: Vec::new(),
+    };
+    let mut seen = Seen::default();
+    for row in rows(path)? {
+        let row = match row {
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => {
+                found.bad(error.to_string());
+                continue;
+            }
+            Ok(row) => row,
+        };
+        let bad = |problem| Error::bad_line(path, row.line, problem);
+        let schema = match schema {
+            Some(schema) => schema,
+            None => *schema.insert(Schema::of(&row.columns).map_err(bad)?),
+        };
+        match Content::read(schema, &row.columns).map(|content| found.add(schema, &row, &content).map(|()| content)) {
+            Err(problem) => found.bad(bad(problem).to_string()),
+            Ok(Err(error)) => found.bad(bad(error.to_string()).to_string()),
+            Ok(Ok(content)) => seen.add(&content, options.heldout_share, heldout_prompts.as_ref()),
+        }
+    }
+    let Some(schema) = schema else { return Err(Error::bad_file(path, "holds no record")) };
+    let unit = if tokenizer.is_some() { "tokens" } else { "characters" };
+    Ok(CheckReport {
+        path: path.to_owned(),
+        layout: layout.name(),
+        schema: schema.name(),
+        n_records: found.n_records,
+        n_bad: found.n_bad,
+        problems: found.problems,
+        unread: found.unread,
+        n_too_long: options.max_len.map_or(0, |max| found.lengths.iter().filter(|len| **len > max).count()),
+        lengths: Lengths::of(found.lengths, unit),
+        n_duplicates: seen.n_duplicates,
+        n_heldout: heldout_prompts.as_ref().map_or(seen.heldout.len(), HashSet::len),
+        n_leaks: seen.n_leaks(heldout_prompts.as_ref()),
+        examples: found.examples,
+    })
+}
+
+impl Lengths {
+    fn of(mut lengths: Vec<usize>, unit: &'static str) -> Self {
+        lengths.sort_unstable();
+        let Some(last) = lengths.len().checked_sub(1) else { return Self { unit, ..Self::default() } };
+        let at = |share: f64| lengths[(share * last as f64).round() as usize];
+        Self {
+            unit,
+            n: lengths.len(),
+            total: lengths.iter().sum(),
+            quantiles: [lengths[0], at(0.5), at(0.95), at(0.99), lengths[last]],
+        }
+    }
+}
+
+/// A row's record, of the kind that its schema is made for.
+enum Content {
+    Demonstration(Demonstration),
+    Comparison(Comparison),
+    Prompt(PromptText),
+    Text(String),
+}
+
+impl Content {
+    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
+        match schema {
+            Schema::Ranking
+            | Schema::Scored
+            | Schema::UltraFeedback
+            | Schema::Preference
+            | Schema::PreferredDialogue => Comparison::read(schema, row).map(Self::Comparison),
+            Schema::Alpaca | Schema::PromptResponse | Schema::Messages | Schema::ShareGpt => {
+                schema.demonstration(row).map(Self::Demonstration)
+            }
+            Schema::Prompt | Schema::Instruction => schema.prompt(row).map(|record| Self::Prompt(record.prompt)),
+            Schema::Text => schema.text(row).map(Self::Text),
+        }
+    }
+
+    /// What it asks; of text the whole.
+    fn prompt_hash(&self) -> u64 {
+        hash(&match self {
+            Self::Demonstration(Demonstration::Response { prompt, .. }) | Self::Prompt(prompt) => described(prompt),
+            Self::Demonstration(Demonstration::Dialogue { messages }) => {
+                described(&PromptText::Messages(messages[..messages.len().saturating_sub(1)].to_vec()))
+            }
+            Self::Comparison(comparison) => described(&comparison.prompt),
+            Self::Text(text) => text.trim().to_owned(),
+        })
+    }
+
+    fn whole_hash(&self) -> u64 {
+        hash(&match self {
+            Self::Demonstration(demonstration) => format!("{demonstration:?}"),
+            Self::Comparison(comparison) => format!("{comparison:?}"),
+            Self::Prompt(prompt) => described(prompt),
+            Self::Text(text) => text.trim().to_owned(),
+        })
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+fn described(prompt: &PromptText) -> String {
+    match prompt {
+        PromptText::Text(text) => text.trim().to_owned(),
+        PromptText::Messages(messages) => format!("{messages:?}"),
+    }
+}
+
+fn prompts_of(path: &Path) -> Result<HashSet<u64>> {
+    let mut schema = None;
+    let mut prompts = HashSet::new();
+    for row in rows(path)? {
+        let Row { line, columns } = row?;
+        let bad = |problem| Error::bad_line(path, line, problem);
+        let schema = match schema {
+            Some(schema) => schema,
+            None => *schema.insert(Schema::of(&columns).map_err(bad)?),
+        };
+        prompts.insert(Content::read(schema, &columns).map_err(bad)?.prompt_hash());
+    }
+    Ok(prompts)
+}
+
+/// Which records and prompts have been seen.
+#[derive(Default)]
+struct Seen {
+    records: HashSet<u64>,
+    n_records: usize,
+    n_duplicates: usize,
+    trained: HashSet<u64>,
+    heldout: Vec<u64>,
+}
+
+impl Seen {
+    fn add(&mut self, content: &Content, heldout_share: f64, other_file: Option<&HashSet<u64>>) {
+        let idx = self.n_records;
+        self.n_records += 1;
+        if !self.records.insert(content.whole_hash()) {
+            self.n_duplicates += 1;
+        }
+        // As `split_by_index` does.
+        let is_heldout = ((idx + 1) as f64 * heldout_share).floor() > (idx as f64 * heldout_share).floor();
+        if is_heldout && other_file.is_none() {
+            self.heldout.push(content.prompt_hash());
+        } else {
+            self.trained.insert(content.prompt_hash());
+        }
+    }
+
+    fn n_leaks(&self, other_file: Option<&HashSet<u64>>) -> usize {
+        match other_file {
+            Some(heldout) => heldout.intersection(&self.trained).count(),
+            None => self.heldout.iter().filter(|prompt| self.trained.contains(*prompt)).count(),
+        }
+    }
+}
+
+/// What the rows so far have shown.
+struct Found<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    n_examples: usize,
+    n_records: usize,
+    n_bad: usize,
+    problems: Vec<String>,
+    unread: BTreeMap<String, usize>,
+    lengths: Vec<usize>,
+    examples: Vec<Vec<Segment>>,
+}
+
+impl Found<'_> {
+    fn bad(&mut self, problem: String) {
+        self.n_bad += 1;
+        if self.problems.len() < N_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+
+    fn add(&mut self, schema: Schema, row: &Row, content: &Content) -> Result<()> {
+        let sequences = match self.tokenizer {
+            Some(tokenizer) => {
+                let sequences = tokenized(tokenizer, content)?;
+                self.lengths.extend(sequences.iter().map(|example| example.tokens.len()));
+                sequences.iter().map(|example| segments(tokenizer, example)).collect::<Result<Vec<_>>>()?
+            }
+            None => {
+                let sequences = untokenized(content);
+                let n_chars = |segments: &Vec<Segment>| segments.iter().map(|part| part.text.chars().count()).sum();
+                self.lengths.extend(sequences.iter().map(n_chars).collect::<Vec<usize>>());
+                sequences
+            }
+        };
+        self.n_records += 1;
+        for column in schema.unread(&row.columns) {
+            *self.unread.entry(column.to_owned()).or_default() += 1;
+        }
+        if self.examples.len() < self.n_examples {
+            self.examples.push(sequences.into_iter().flatten().collect());
+        }
+        Ok(())
+    }
+}
+
+/// The sequences that the stages would make of it.
+fn tokenized(tokenizer: &Tokenizer, content: &Content) -> Result<Vec<LmExample>> {
+    match content {
+        Content::Demonstration(demonstration) => tokenize_demonstration(demonstration, tokenizer),
+        Content::Comparison(comparison) => {
+            let prompt = prompt_tokens(tokenizer, &comparison.prompt)?;
+            let sequence = |response: &String| {
+                let response = response_tokens(tokenizer, &comparison.prompt, response)?;
+                Ok(LmExample::response([prompt.as_slice(), &response].concat(), prompt.len()))
+            };
+            comparison.responses.iter().map(sequence).collect()
+        }
+        Content::Prompt(prompt) => {
+            let tokens = prompt_tokens(tokenizer, prompt)?;
+            let n_prompt = tokens.len();
+            Ok(vec![LmExample::response(tokens, n_prompt)])
+        }
+        Content::Text(text) => Ok(vec![LmExample::response(tokenizer.encode(text)?, 0)]),
+    }
+}
+
+fn segments(tokenizer: &Tokenizer, example: &LmExample) -> Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    let mut add = |tokens: &[u32], is_learnt| -> Result<()> {
+        if !tokens.is_empty() {
+            segments.push(Segment { text: tokenizer.decode_with_specials(tokens)?, is_learnt });
+        }
+        Ok(())
+    };
+    let mut at = 0;
+    for span in &example.learnt {
+        add(&example.tokens[at..span.start], false)?;
+        add(&example.tokens[span.clone()], true)?;
+        at = span.end;
+    }
+    add(&example.tokens[at..], false)?;
+    Ok(segments)
+}
+
+/// The texts without a model's template.
+fn untokenized(content: &Content) -> Vec<Vec<Segment>> {
+    let read = |text: String| Segment { text, is_learnt: false };
+    let learnt = |text: &str| Segment { text: text.to_owned(), is_learnt: true };
+    let turn = |message: &Message| Segment {
+        text: format!("{:?}: {}\n", message.role, message.content),
+        is_learnt: message.role == Role::Assistant,
+    };
+    let asked = |prompt: &PromptText| match prompt {
+        PromptText::Text(text) => vec![read(text.clone())],
+        PromptText::Messages(messages) => messages.iter().map(|message| read(turn(message).text)).collect(),
+    };
+    let answered = |prompt: &PromptText, response: &str| [asked(prompt), vec![learnt(response)]].concat();
+    match content {
+        Content::Demonstration(Demonstration::Response { prompt, response }) => vec![answered(prompt, response)],
+        Content::Demonstration(Demonstration::Dialogue { messages }) => vec![messages.iter().map(turn).collect()],
+        Content::Comparison(comparison) => {
+            comparison.responses.iter().map(|response| answered(&comparison.prompt, response)).collect()
+        }
+        Content::Prompt(prompt) => vec![asked(prompt)],
+        Content::Text(text) => vec![vec![learnt(text)]],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::framing::tests::bytes;
+    use super::*;
+
+    fn checked(name: &str, content: &str, options: &CheckOptions, tokenizer: Option<&Tokenizer>) -> CheckReport {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        check(&path, tokenizer, options).unwrap()
+    }
+
+    #[test]
+    fn counts_lengths_duplicates_leaks_and_bad_rows_are_told_and_reading_goes_on() {
+        let lines = [
+            r#"{"prompt": "a", "response": "bc", "id": 1}"#,
+            r#"{"prompt": "a", "response": "d", "id": 2}"#,
+            r#"{"prompt": "a", "response": "bc", "id": 3}"#,
+            r#"{"prompt": "a"}"#,
+            "{",
+            r#"{"prompt": "efg", "response": "hijk"}"#,
+        ];
+        let options = CheckOptions { max_len: Some(5), heldout_share: 0.5, heldout: None, n_examples: 1 };
+        let report = checked("data.jsonl", &lines.join("\n"), &options, Some(&bytes()));
+        assert_eq!((report.n_records, report.n_bad, report.n_duplicates), (4, 2, 1));
+        assert!(report.problems[0].ends_with(":4: key `response` is missing"), "{:?}", report.problems);
+        assert!(report.problems[1].contains(":5: is no JSON object"), "{:?}", report.problems);
+        // Each with its end token; records 2 and 4 are held out, and record 2 asks what 1 and 3 ask.
+        assert_eq!(report.lengths, Lengths { unit: "tokens", n: 4, total: 19, quantiles: [3, 4, 8, 8, 8] });
+        assert_eq!((report.n_too_long, report.n_heldout, report.n_leaks), (1, 2, 1));
+        assert_eq!(report.unread, BTreeMap::from([("id".to_owned(), 3)]));
+        let segment = |text: &str, is_learnt| Segment { text: text.into(), is_learnt };
+        assert_eq!(report.examples, [vec![segment("a", false), segment("bc<|endoftext|>", true)]]);
+    }
+
+    #[test]
+    fn without_a_model_characters_are_counted_and_every_response_of_a_comparison() {
+        let options = CheckOptions { max_len: None, heldout_share: 0.0, heldout: None, n_examples: 1 };
+        let line = r#"[{"prompt": "é", "chosen": "yes", "rejected": "no"}]"#;
+        let report = checked("data.json", line, &options, None);
+        assert_eq!((report.layout, report.n_records), ("a JSON array", 1));
+        assert_eq!(report.lengths, Lengths { unit: "characters", n: 2, total: 7, quantiles: [3, 4, 4, 4, 4] });
+        assert_eq!(report.examples[0].iter().filter(|segment| segment.is_learnt).count(), 2);
+    }
+}
