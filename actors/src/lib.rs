@@ -7,7 +7,7 @@
 //! - [`control`]: the actors of PPO: a supervisor, one actor for each role, and the handle of whoever started the run.
 //! - [`flow`]: what the actors run: the roles on their threads, the bounded channels between them, the tickets.
 //! - [`plan`]: what a run would come to, simulated.
-//! - [`rewards`]: scores from a process in any language. [`device`]: where a role computes. [`process`]: how the process
+//! - [`hub`]: models by name. [`rewards`]: scores from a process in any language. [`device`]: where a role computes. [`process`]: how the process
 //!   is set up for that.
 //! - [`rundir`]: what a run leaves behind. [`observe`]: what is seen while it runs. [`report`]: what is seen afterwards.
 //!
@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod device;
 pub mod flow;
+pub mod hub;
 pub mod observe;
 pub mod plan;
 pub mod process;

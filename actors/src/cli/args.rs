@@ -75,6 +75,12 @@ pub enum Command {
         collimate generate runs/mine/sft/model --prompts prompts.jsonl --n-samples 4 --json\n  \
         collimate generate runs/mine/sft/model --prompt \"It was\" --greedy")]
     Generate(GenerateArgs),
+    /// Talk with a policy; its answers appear as they are sampled.
+    #[command(after_long_help = "Examples:\n  \
+        collimate chat --model models/smollm2\n  \
+        collimate chat --model hf:HuggingFaceTB/SmolLM2-135M-Instruct --system \"Be brief.\"\n  \
+        echo 'What is the capital of France?' | collimate chat --model models/smollm2 --temperature 0")]
+    Chat(ChatArgs),
     /// Give the log-probability of each token under a policy, or the score under a reward model.
     #[command(
         long_about = "Reads JSON lines, each {\"text\": …} or {\"prompt\": …, \"response\": …}, and writes one JSON \
@@ -266,6 +272,29 @@ pub struct GenerateArgs {
     /// Print one JSON object for each response: prompt, response, token ids, their log-probabilities, finish reason.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `chat` takes.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The policy: a directory, or hf:OWNER/NAME[@REVISION] on the HuggingFace hub.
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// What the assistant is told before the dialogue.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Divides the logits; 0 takes the most likely token always.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Sample from the smallest set of most likely tokens that holds this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// The longest answer, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_new_tokens: usize,
+    /// Where the random numbers come from.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// What `score` takes.

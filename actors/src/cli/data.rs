@@ -11,6 +11,7 @@ use collimate_models::tokenizer::Tokenizer;
 
 use super::args::DataCheckArgs;
 use super::print;
+use crate::hub;
 
 /// Longer examples are cut for the eye.
 const N_SHOWN: usize = 1200;
@@ -21,6 +22,7 @@ pub fn run(args: &DataCheckArgs) -> anyhow::Result<()> {
     let tokenizer = match &args.model {
         None => None,
         Some(dir) => {
+            let dir = &hub::model_dir(dir, std::io::stderr().is_terminal())?;
             let tokenizer = Tokenizer::load(dir)?;
             // A directory may hold a tokenizer alone.
             match ModelConfig::load(dir) {

@@ -1,6 +1,6 @@
 //! `generate`: prompts continued by a policy.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use collimate_protocol::records::{PromptRecord, PromptText};
 use collimate_protocol::{FinishReason, PolicyVersion, PromptId};
 
 use super::args::GenerateArgs;
+use crate::hub;
 
 /// Responses in progress at once.
 const N_SLOTS: usize = 32;
@@ -46,8 +47,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.prompts {
         prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
-    let (config, weights) = load_model(&args.model, HeadKind::Language, &Device::Cpu)?;
-    let tokenizer = Tokenizer::load(&args.model)?.with_end_tokens(&config.eos_token_ids);
+    let model = hub::model_dir(&args.model, io::stderr().is_terminal())?;
+    let (config, weights) = load_model(&model, HeadKind::Language, &Device::Cpu)?;
+    let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;
 
     let tokens = prompts

@@ -5,12 +5,14 @@
 //! - [`generate`], [`score`]: a model at work.
 //! - [`status`], [`replay`]: a run of PPO, looked at and done again.
 //! - [`plan`]: a run of PPO, simulated.
+//! - [`chat`]: a dialogue with a policy.
 //! - [`data`]: files of records, checked.
 //! - [`config`]: a stage's settings, explained.
 //! - [`import`]: models of llama.cpp.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
+pub mod chat;
 pub mod config;
 pub mod data;
 pub mod generate;
@@ -72,6 +74,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,
+        Command::Chat(args) => chat::run(&args)?,
         Command::Data(DataCommand::Check(args)) => data::run(&args)?,
         Command::Import { file, out } => print(&import::run(&file, &out)?)?,
         Command::Config { stage } => print(&config::text(stage)?)?,

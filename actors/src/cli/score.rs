@@ -1,7 +1,7 @@
 //! `score`: what a policy or a reward model thinks of given text.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
@@ -17,7 +17,7 @@ use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
 use super::args::ScoreArgs;
-use crate::device;
+use crate::{device, hub};
 
 /// Lines that are scored in one call.
 const LINES_PER_CALL: usize = 32;
@@ -62,9 +62,10 @@ enum Scorer {
 /// Scores every line, in order.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let device = device::open(&args.device)?;
-    let tokenizer = Tokenizer::load(&args.model)?;
-    let head = head_kind_of(&args.model)?;
-    let (config, weights) = load_model(&args.model, head, &device)?;
+    let model = hub::model_dir(&args.model, io::stderr().is_terminal())?;
+    let head = head_kind_of(&model)?;
+    let (config, weights) = load_model(&model, head, &device)?;
+    let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);
     let mut scorer = match head {
         HeadKind::Scalar => Scorer::Reward(Box::new(RewardModelScorer::new(&config, &weights)?)),
         HeadKind::Language => Scorer::Policy(Box::new(LanguageModel::frozen(&config, &weights)?), args.temperature),

@@ -12,6 +12,7 @@ use collimate_protocol::RoleError;
 use crate::device::DeviceError;
 use crate::flow::RunError;
 use crate::flow::replay::ReplayError;
+use crate::hub::HubError;
 use crate::rundir::RunDirError;
 
 /// Why a stage did not complete.
@@ -35,6 +36,9 @@ pub enum StageError {
     /// The stage's own folder.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// A model of the hub that can't be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The device is not there.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -1,5 +1,6 @@
 //! Tokenizers, texts and models as stages read them.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use collimate_models::tokenizer::Tokenizer;
 
 use super::context::{StageContext, StageError};
 use super::recipe::CorpusConfig;
+use crate::hub;
 
 /// A model as a stage starts from it.
 pub struct InputModel {
@@ -23,8 +25,9 @@ pub struct InputModel {
 }
 
 impl InputModel {
-    /// Reads a model directory with its tokenizer.
+    /// Reads a model directory with its tokenizer; one of the hub is fetched if need be.
     pub fn load(dir: &Path, head: HeadKind, context: &StageContext<'_>) -> Result<Self, StageError> {
+        let dir = &hub::model_dir(dir, std::io::stderr().is_terminal())?;
         let (config, weights) = load_model(dir, head, &context.device)?;
         let tokenizer = Tokenizer::load(dir)?.with_end_tokens(&config.eos_token_ids);
         if tokenizer.vocab_size() > config.vocab_size {

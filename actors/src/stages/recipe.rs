@@ -9,6 +9,7 @@ use super::ppo_config::PpoStageConfig;
 use super::pretrain::PretrainConfig;
 use super::reward::RewardConfig;
 use super::sft::SftConfig;
+use crate::hub;
 
 /// A recipe. A stage runs when its table is present, and starts from what the stage before it wrote unless it names
 /// another input. Relative paths are relative to the recipe file.
@@ -72,8 +73,9 @@ impl Recipe {
     /// Makes every relative path relative to `base`, the recipe file's directory.
     pub fn resolve_paths(&mut self, base: &Path) {
         let resolve = |path: &mut PathBuf| {
-            if path.is_relative() {
-                *path = base.join(&*path);
+            let plain = hub::without_scheme(path);
+            if plain.is_relative() && !hub::is_hub_name(plain) {
+                *path = base.join(plain);
             }
         };
         if let Some(corpus) = &mut self.corpus {

@@ -143,6 +143,12 @@ impl<T> Engine<T> {
         self.slots.iter().flatten().count()
     }
 
+    /// What the sequences in progress have so far, by slot.
+    pub fn in_progress(&self) -> impl Iterator<Item = (&T, &[u32])> {
+        let running = self.slots.iter().flatten();
+        running.map(|running| (&running.response.tag, running.response.tokens.as_slice()))
+    }
+
     /// Starts a response to `prompt`. Computes the prompt's keys and values at once, on its own. Refuses a prompt
     /// that is empty, that leaves no room in the context, or that holds an id outside the vocabulary, and any prompt
     /// while no slot is free.
