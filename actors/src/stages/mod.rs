@@ -7,6 +7,7 @@
 //! - [`sampling`], [`labeler`], [`evaluate`]: what reward and PPO stage need around them.
 
 pub mod context;
+pub mod data_files;
 pub mod evaluate;
 pub mod inputs;
 pub mod labeler;
@@ -21,3 +22,4 @@ pub mod reward;
 pub mod run;
 pub mod sampling;
 pub mod sft;
+mod sft_data;

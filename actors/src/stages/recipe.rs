@@ -85,7 +85,8 @@ impl Recipe {
             pretrain.tokenizer.iter_mut().for_each(resolve);
         }
         if let Some(sft) = &mut self.sft {
-            [&mut sft.base, &mut sft.demonstrations].into_iter().flatten().for_each(resolve);
+            sft.base.iter_mut().for_each(resolve);
+            sft.demonstrations.iter_mut().for_each(|files| files.paths_mut().for_each(resolve));
         }
         if let Some(reward) = &mut self.reward {
             [&mut reward.sft, &mut reward.comparisons].into_iter().flatten().for_each(resolve);

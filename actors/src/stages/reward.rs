@@ -9,19 +9,18 @@ use serde::{Deserialize, Serialize};
 use collimate_models::arch::{HeadKind, save_model, scalar_from_language};
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
 use collimate_models::data::corpus::{Split, split_by_index};
+use collimate_models::data::demonstrations::stream_examples;
 use collimate_models::generate::SamplingParams;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::rng;
-use collimate_models::train::{
-    LmExample, OptimConfig, RankedResponses, RewardTrainer, pair_accuracy, shuffled_minibatches,
-};
+use collimate_models::train::{OptimConfig, RankedResponses, RewardTrainer, pair_accuracy, shuffled_minibatches};
 use collimate_protocol::records::{Comparison, RewardSummary};
 use collimate_protocol::roles::RewardRequest;
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, load_corpus};
 use super::recipe::CorpusConfig;
-use super::sft::load_demonstrations;
+use super::sft_data::cut;
 use super::{labeler, sampling};
 
 /// Demonstrations whose mean score is shifted to 0.
@@ -36,14 +35,14 @@ pub struct RewardConfig {
     /// The SFT model's directory. Without it, the sft stage's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<PathBuf>,
-    /// JSON lines with `prompt`, `responses` and `ranks`. Give this or `labeler`.
+    /// A file of comparisons: rankings, preferences or scored responses; `collimate data check` tells what it may hold.
+    /// Give this or `labeler`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparisons: Option<PathBuf>,
     /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labeler: Option<LabelerConfig>,
-    /// JSON lines with `prompt` and `response`, whose mean score the bias shifts to 0. Without it, demonstrations are
-    /// cut from the corpus.
+    /// A file of demonstrations, whose mean score the bias shifts to 0. Without it, they are cut from the corpus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub demonstrations: Option<PathBuf>,
     /// Share of the comparisons that is held out to measure accuracy.
@@ -140,10 +139,7 @@ pub fn run(
         context.observer.step(step_idx as u64 + 1, &metrics);
     }
     let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
-    let demonstrations =
-        load_demonstrations(config.demonstrations.as_deref(), 0.5, corpus, &sft.tokenizer, &sft.config)?;
-    let demonstrations: Vec<Vec<u32>> =
-        demonstrations.train.into_iter().take(N_BIAS_DEMONSTRATIONS).map(|LmExample { tokens, .. }| tokens).collect();
+    let demonstrations = bias_demonstrations(config, corpus, &sft)?;
     let bias = trainer.shift_bias(&demonstrations)?;
     let weights = trainer.weights()?;
     save_model(&context.model_dir(), &sft.config, HeadKind::Scalar, &weights)?;
@@ -157,6 +153,28 @@ pub fn run(
         bias: f64::from(bias),
         elapsed_s: context.elapsed_s(),
     })
+}
+
+/// The demonstrations whose mean score is to be 0.
+fn bias_demonstrations(
+    config: &RewardConfig,
+    corpus: Option<&CorpusConfig>,
+    sft: &InputModel,
+) -> Result<Vec<Vec<u32>>, StageError> {
+    let demonstrations: Vec<Vec<u32>> = match &config.demonstrations {
+        None => {
+            let [train, _] = cut(corpus, &sft.tokenizer)?;
+            train.into_iter().take(N_BIAS_DEMONSTRATIONS).map(|example| example.tokens).collect()
+        }
+        Some(path) => {
+            let examples = stream_examples(path, &sft.tokenizer, sft.config.context_len)?.take(N_BIAS_DEMONSTRATIONS);
+            examples.map(|example| Ok(example?.1.tokens)).collect::<collimate_models::Result<_>>()?
+        }
+    };
+    if demonstrations.is_empty() {
+        return Err(StageError::Setting("there is no demonstration to shift the reward model's bias by".into()));
+    }
+    Ok(demonstrations)
 }
 
 /// Samples K responses to each prompt and lets the gold scorer rank them; returns the file of comparisons.

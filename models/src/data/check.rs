@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::corpus::is_heldout;
 use super::demonstrations::tokenize_demonstration;
 use super::dialogue::Problem;
 use super::framing::{prompt_tokens, response_tokens};
@@ -251,9 +252,7 @@ impl Seen {
         if !self.records.insert(content.whole_hash()) {
             self.n_duplicates += 1;
         }
-        // As `split_by_index` does.
-        let is_heldout = ((idx + 1) as f64 * heldout_share).floor() > (idx as f64 * heldout_share).floor();
-        if is_heldout && other_file.is_none() {
+        if is_heldout(idx, heldout_share) && other_file.is_none() {
             self.heldout.push(content.prompt_hash());
         } else {
             self.trained.insert(content.prompt_hash());

@@ -84,10 +84,14 @@ fn directory_text_files(dir: &Path) -> Result<Vec<PathBuf>> {
 pub fn split_by_index<T>(items: Vec<T>, heldout_share: f64) -> (Vec<T>, Vec<T>) {
     let mut parts = (Vec::new(), Vec::new());
     for (idx, item) in items.into_iter().enumerate() {
-        let is_heldout = ((idx + 1) as f64 * heldout_share).floor() > (idx as f64 * heldout_share).floor();
-        if is_heldout { parts.1.push(item) } else { parts.0.push(item) }
+        if is_heldout(idx, heldout_share) { parts.1.push(item) } else { parts.0.push(item) }
     }
     parts
+}
+
+/// Whether the item of this index is held out.
+pub fn is_heldout(idx: usize, heldout_share: f64) -> bool {
+    ((idx + 1) as f64 * heldout_share).floor() > (idx as f64 * heldout_share).floor()
 }
 
 /// A corpus in tokens.

@@ -1,11 +1,13 @@
 //! Demonstrations that SFT trains on.
 
+use std::path::Path;
+
 use collimate_protocol::records::Demonstration;
 use serde_json::{Map, Value};
 
 use super::dialogue::Problem;
 use super::framing::{check_fits, dialogue_examples, prompt_tokens, response_tokens};
-use super::records::{Record, Records};
+use super::records::{Record, Records, stream};
 use super::schema::Schema;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -35,6 +37,27 @@ pub fn tokenize_demonstrations(
         Ok(examples)
     })?;
     Ok(examples.into_iter().flatten().collect())
+}
+
+/// The examples of a file one by one, with the index of the demonstration that each is of; errors as in
+/// [`tokenize_demonstrations`].
+pub fn stream_examples(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    context_len: usize,
+) -> Result<impl Iterator<Item = Result<(usize, LmExample)>> + use<>> {
+    let (path, tokenizer) = (path.to_owned(), tokenizer.clone());
+    let examples = stream::<Demonstration>(&path)?.enumerate().map(move |(idx, record)| {
+        let (line, record) = record?;
+        let located = |error: Error| Error::bad_line(&path, line, error.to_string());
+        let examples = tokenize_demonstration(&record, &tokenizer).map_err(located)?;
+        examples.iter().try_for_each(|example| check_example(example, context_len)).map_err(located)?;
+        Ok(examples.into_iter().map(move |example| (idx, example)).collect::<Vec<_>>())
+    });
+    Ok(examples.flat_map(|examples| match examples {
+        Ok(examples) => examples.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    }))
 }
 
 /// What is learnt of one demonstration, however long.

@@ -5,6 +5,7 @@
 //! - [`rows`]: files of records in any layout, row by row; [`schema`]: what a row holds, by its columns; [`Records`]: the
 //!   records of a file, with the line in every error.
 //! - [`demonstrations`], [`comparisons`], [`prompts`]: what makes tokens of each.
+//! - [`passes`]: files larger than memory, mixed and shuffled.
 //! - [`check`](mod@check): what a file holds, told to people.
 //! - [`framing`]: text and dialogues to tokens.
 
@@ -15,6 +16,7 @@ pub mod demonstrations;
 mod dialogue;
 pub mod framing;
 mod nearest;
+pub mod passes;
 pub mod prompts;
 mod records;
 pub mod rows;
