@@ -124,8 +124,8 @@ fn what_is_wrong_with_a_row_is_said_with_its_key() {
             "key `response` is [\"b\"], expected a text",
         ),
         (
-            demonstration(json!({"prompt": "a", "respones": "b"})).unwrap_err(),
-            "is of prompts, expected demonstrations; did you mean `response` by `respones`?",
+            demonstration(json!({"prompt": "a", "reponse": "b"})).unwrap_err(),
+            "is of prompts, expected demonstrations; did you mean `response` by `reponse`?",
         ),
         (
             demonstration(json!({"instruction": "a", "inputs": "b", "output": "c"})).unwrap_err(),
