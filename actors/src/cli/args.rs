@@ -107,6 +107,21 @@ pub enum Command {
         /// The directory to write; it must not hold a model yet.
         out: PathBuf,
     },
+    /// Merge an adapter that PEFT wrote into its model.
+    #[command(
+        long_about = "Writes the model with a LoRA adapter in its weights to a directory that every command here takes. The \
+            adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT writes it. One that \
+            brings a scalar head (SEQ_CLS) makes a reward model of a language model.",
+        after_long_help = "Example:\n  collimate merge models/smollm2 adapters/mine models/mine"
+    )]
+    Merge {
+        /// The model that the adapter was trained on: a directory, or hf:OWNER/NAME[@REVISION].
+        base: PathBuf,
+        /// The adapter's directory.
+        adapter: PathBuf,
+        /// The directory to write; it must not hold a model yet.
+        out: PathBuf,
+    },
     /// Print a stage's settings: every key with its default and a comment.
     #[command(after_long_help = "Examples:\n  collimate config ppo\n  collimate config all > recipe.toml")]
     Config {

@@ -8,7 +8,7 @@
 //! - [`chat`]: a dialogue with a policy.
 //! - [`data`]: files of records, checked.
 //! - [`config`]: a stage's settings, explained.
-//! - [`import`]: models of llama.cpp.
+//! - [`import`]: models of llama.cpp, adapters of PEFT.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
@@ -76,6 +76,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Score(args) => score::run(&args)?,
         Command::Chat(args) => chat::run(&args)?,
         Command::Data(DataCommand::Check(args)) => data::run(&args)?,
+        Command::Merge { base, adapter, out } => print(&import::merge(&base, &adapter, &out)?)?,
         Command::Import { file, out } => print(&import::run(&file, &out)?)?,
         Command::Config { stage } => print(&config::text(stage)?)?,
         Command::Report { dir } => {

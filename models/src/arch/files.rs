@@ -147,7 +147,7 @@ fn read_tensors(dir: &Path, device: &Device) -> Result<(std::path::PathBuf, BTre
     let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
     let mut tensors = BTreeMap::new();
     if single.exists() {
-        read_file(&single, device, &mut tensors)?;
+        read_safetensors(&single, device, &mut tensors)?;
         return Ok((single, tensors));
     }
     if !index.exists() {
@@ -176,7 +176,7 @@ fn read_tensors(dir: &Path, device: &Device) -> Result<(std::path::PathBuf, BTre
     shards.sort_unstable();
     shards.dedup();
     for shard in shards {
-        read_file(&dir.join(shard), device, &mut tensors)?;
+        read_safetensors(&dir.join(shard), device, &mut tensors)?;
     }
     match map.keys().find(|name| !tensors.contains_key(*name)) {
         None => Ok((index, tensors)),
@@ -184,7 +184,8 @@ fn read_tensors(dir: &Path, device: &Device) -> Result<(std::path::PathBuf, BTre
     }
 }
 
-fn read_file(path: &Path, device: &Device, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+/// Every tensor of one file, as f32.
+pub(super) fn read_safetensors(path: &Path, device: &Device, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
     let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::bad_file(path, diagnose(&bytes, &error)))?;
     for (name, view) in file.tensors() {
@@ -265,7 +266,7 @@ fn generation_config(config: &ModelConfig) -> Value {
     Value::Object(map)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(super) fn read_json(path: &Path) -> Result<Value> {
     let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
     serde_json::from_str(&text).map_err(|error| Error::bad_file(path, format!("broken JSON: {error}")))
 }

@@ -1,5 +1,6 @@
 //! One decoder for all families, described by its config; with a head for tokens or for scalars.
 
+mod adapter;
 mod block;
 mod config;
 mod decoder;
@@ -10,6 +11,7 @@ mod keys;
 mod packed;
 mod weights;
 
+pub use adapter::Adapter;
 pub use config::{Attention, Mlp, ModelConfig, Norm, Positions, Residual, Rope, RopeScaling, head_kind_of};
 pub use decoder::{Attend, Decoder, PackedAttention};
 pub use families::Family;
