@@ -1,4 +1,4 @@
-//! Models by name: a directory, `file:DIRECTORY`, or `hf:OWNER/NAME[@REVISION]` on the HuggingFace hub.
+//! Models by name: a directory, `file:DIRECTORY`, or `hf:OWNER/NAME@REVISION` on the HuggingFace hub.
 //!
 //! What the hub gives lies in its own cache (`HF_HUB_CACHE`, or `hub` under `HF_HOME`, by default
 //! `~/.cache/huggingface`), which other tools share. Once all files of a model are there, the network is not asked any

@@ -115,7 +115,7 @@ pub enum Command {
         after_long_help = "Example:\n  collimate merge models/smollm2 adapters/mine models/mine"
     )]
     Merge {
-        /// The model that the adapter was trained on: a directory, or hf:OWNER/NAME[@REVISION].
+        /// The model that the adapter was trained on: a directory, or hf:OWNER/NAME@REVISION.
         base: PathBuf,
         /// The adapter's directory.
         adapter: PathBuf,
@@ -292,7 +292,7 @@ pub struct GenerateArgs {
 /// What `chat` takes.
 #[derive(Debug, Args)]
 pub struct ChatArgs {
-    /// The policy: a directory, or hf:OWNER/NAME[@REVISION] on the HuggingFace hub.
+    /// The policy: a directory, or hf:OWNER/NAME@REVISION on the HuggingFace hub.
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// What the assistant is told before the dialogue.

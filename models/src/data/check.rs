@@ -1,23 +1,20 @@
 //! What a file of records holds, for people who are about to train on it.
 
+mod content;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use collimate_protocol::records::{Comparison, Demonstration, Message, PromptText, Role};
 use serde::Serialize;
-use serde_json::{Map, Value};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::corpus::is_heldout;
-use super::demonstrations::tokenize_demonstration;
-use super::dialogue::Problem;
-use super::framing::{prompt_tokens, response_tokens};
-use super::records::Record;
 use super::rows::{Layout, Row, rows};
 use super::schema::Schema;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
-use crate::train::LmExample;
+use content::{Content, segments, tokenized, untokenized};
+
+pub use content::Segment;
 
 /// Problems that are told one by one; the others are counted.
 const N_PROBLEMS: usize = 10;
@@ -77,15 +74,6 @@ pub struct Lengths {
     pub total: usize,
     /// The shortest, the median, the 95th and 99th percentile, the longest.
     pub quantiles: [usize; 5],
-}
-
-/// A part of a record as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Segment {
-    /// The text, special tokens spelled out.
-    pub text: String,
-    /// Whether it is learnt, or only read.
-    pub is_learnt: bool,
 }
 
 /// Reads a whole file, and tells what it holds. Rows that make no record are counted and told, and reading goes on.
@@ -160,63 +148,6 @@ impl Lengths {
             total: lengths.iter().sum(),
             quantiles: [lengths[0], at(0.5), at(0.95), at(0.99), lengths[last]],
         }
-    }
-}
-
-/// A row's record, of the kind that its schema is made for.
-enum Content {
-    Demonstration(Demonstration),
-    Comparison(Comparison),
-    Prompt(PromptText),
-    Text(String),
-}
-
-impl Content {
-    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
-        match schema {
-            Schema::Ranking
-            | Schema::Scored
-            | Schema::UltraFeedback
-            | Schema::Preference
-            | Schema::PreferredDialogue => Comparison::read(schema, row).map(Self::Comparison),
-            Schema::Alpaca | Schema::PromptResponse | Schema::Messages | Schema::ShareGpt => {
-                schema.demonstration(row).map(Self::Demonstration)
-            }
-            Schema::Prompt | Schema::Instruction => schema.prompt(row).map(|record| Self::Prompt(record.prompt)),
-            Schema::Text => schema.text(row).map(Self::Text),
-        }
-    }
-
-    /// What it asks; of text the whole.
-    fn prompt_hash(&self) -> u64 {
-        hash(&match self {
-            Self::Demonstration(Demonstration::Response { prompt, .. }) | Self::Prompt(prompt) => described(prompt),
-            Self::Demonstration(Demonstration::Dialogue { messages }) => {
-                described(&PromptText::Messages(messages[..messages.len().saturating_sub(1)].to_vec()))
-            }
-            Self::Comparison(comparison) => described(&comparison.prompt),
-            Self::Text(text) => text.trim().to_owned(),
-        })
-    }
-
-    fn whole_hash(&self) -> u64 {
-        hash(&match self {
-            Self::Demonstration(demonstration) => format!("{demonstration:?}"),
-            Self::Comparison(comparison) => format!("{comparison:?}"),
-            Self::Prompt(prompt) => described(prompt),
-            Self::Text(text) => text.trim().to_owned(),
-        })
-    }
-}
-
-fn hash(text: &str) -> u64 {
-    xxh3_64(text.as_bytes())
-}
-
-fn described(prompt: &PromptText) -> String {
-    match prompt {
-        PromptText::Text(text) => text.trim().to_owned(),
-        PromptText::Messages(messages) => format!("{messages:?}"),
     }
 }
 
@@ -309,69 +240,6 @@ impl Found<'_> {
             self.examples.push(sequences.into_iter().flatten().collect());
         }
         Ok(())
-    }
-}
-
-/// The sequences that the stages would make of it.
-fn tokenized(tokenizer: &Tokenizer, content: &Content) -> Result<Vec<LmExample>> {
-    match content {
-        Content::Demonstration(demonstration) => tokenize_demonstration(demonstration, tokenizer),
-        Content::Comparison(comparison) => {
-            let prompt = prompt_tokens(tokenizer, &comparison.prompt)?;
-            let sequence = |response: &String| {
-                let response = response_tokens(tokenizer, &comparison.prompt, response)?;
-                Ok(LmExample::response([prompt.as_slice(), &response].concat(), prompt.len()))
-            };
-            comparison.responses.iter().map(sequence).collect()
-        }
-        Content::Prompt(prompt) => {
-            let tokens = prompt_tokens(tokenizer, prompt)?;
-            let n_prompt = tokens.len();
-            Ok(vec![LmExample::response(tokens, n_prompt)])
-        }
-        Content::Text(text) => Ok(vec![LmExample::response(tokenizer.encode(text)?, 0)]),
-    }
-}
-
-fn segments(tokenizer: &Tokenizer, example: &LmExample) -> Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    let mut add = |tokens: &[u32], is_learnt| -> Result<()> {
-        if !tokens.is_empty() {
-            segments.push(Segment { text: tokenizer.decode_with_specials(tokens)?, is_learnt });
-        }
-        Ok(())
-    };
-    let mut at = 0;
-    for span in &example.learnt {
-        add(&example.tokens[at..span.start], false)?;
-        add(&example.tokens[span.clone()], true)?;
-        at = span.end;
-    }
-    add(&example.tokens[at..], false)?;
-    Ok(segments)
-}
-
-/// The texts without a model's template.
-fn untokenized(content: &Content) -> Vec<Vec<Segment>> {
-    let read = |text: String| Segment { text, is_learnt: false };
-    let learnt = |text: &str| Segment { text: text.to_owned(), is_learnt: true };
-    let turn = |message: &Message| Segment {
-        text: format!("{:?}: {}\n", message.role, message.content),
-        is_learnt: message.role == Role::Assistant,
-    };
-    let asked = |prompt: &PromptText| match prompt {
-        PromptText::Text(text) => vec![read(text.clone())],
-        PromptText::Messages(messages) => messages.iter().map(|message| read(turn(message).text)).collect(),
-    };
-    let answered = |prompt: &PromptText, response: &str| [asked(prompt), vec![learnt(response)]].concat();
-    match content {
-        Content::Demonstration(Demonstration::Response { prompt, response }) => vec![answered(prompt, response)],
-        Content::Demonstration(Demonstration::Dialogue { messages }) => vec![messages.iter().map(turn).collect()],
-        Content::Comparison(comparison) => {
-            comparison.responses.iter().map(|response| answered(&comparison.prompt, response)).collect()
-        }
-        Content::Prompt(prompt) => vec![asked(prompt)],
-        Content::Text(text) => vec![vec![learnt(text)]],
     }
 }
 

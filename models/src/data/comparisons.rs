@@ -66,6 +66,12 @@ pub fn read_comparisons(path: &Path) -> Result<Records<Comparison>> {
     Ok(comparisons)
 }
 
+/// Ranks by scores, as a labeler writes them: 1 is best, equal scores share a rank, and the next rank counts the
+/// responses above.
+pub fn ranks_of(scores: &[f64]) -> Vec<u32> {
+    scores.iter().map(|score| 1 + scores.iter().filter(|other| *other > score).count() as u32).collect()
+}
+
 /// How many comparisons hold no pair, since all their responses tie.
 pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> usize {
     let all_tie = |comparison: &&Comparison| comparison.ranks.windows(2).all(|pair| pair[0] == pair[1]);
@@ -144,6 +150,11 @@ mod tests {
         );
         let tokens = r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2]]}}"#;
         assert_eq!(problem(tokens), ":1: has 2 responses and 1 under `tokens.responses`");
+    }
+
+    #[test]
+    fn equal_scores_share_a_rank_and_the_next_rank_counts_those_above() {
+        assert_eq!(ranks_of(&[0.5, 2.0, 0.5, -1.0]), [2, 1, 2, 4]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! GGUF files, as llama.cpp has them, to HuggingFace's layout.
 //!
-//! - [`metadata`]: the file's settings, with the key in every error.
-//! - [`config`]: settings to a `config.json`.
-//! - [`tensors`]: names, and the order of rows.
-//! - [`tokenizer`]: vocabulary and merges to a `tokenizer.json`.
+//! - `metadata`: the file's settings, with the key in every error.
+//! - `config`: settings to a `config.json`.
+//! - `tensors`: names, and the order of rows.
+//! - `tokenizer`: vocabulary and merges to a `tokenizer.json`.
 
 mod config;
 mod metadata;
