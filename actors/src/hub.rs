@@ -5,11 +5,13 @@
 //! more; a download that broke off goes on where it stopped. `HF_ENDPOINT` names another hub, `HF_TOKEN` or the file
 //! that `hf auth login` writes holds the token, `HF_HUB_OFFLINE=1` forbids the network.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use serde_json::Value;
+
+use collimate_models::arch::shard_names;
 
 const HUB: &str = "hf:";
 const FILE: &str = "file:";
@@ -72,9 +74,9 @@ pub fn without_scheme(path: &Path) -> &Path {
     path.to_str().and_then(|name| name.strip_prefix(FILE)).map_or(path, Path::new)
 }
 
-/// The directory of a model: of one on the hub, its place in the cache, where it is fetched to if need be. `progress`
-/// shows bars on standard error.
-pub fn model_dir(path: &Path, progress: bool) -> Result<PathBuf, HubError> {
+/// The directory of a model: of one on the hub, its place in the cache, where it is fetched to if need be, with bars on
+/// standard error where that is a terminal.
+pub fn model_dir(path: &Path) -> Result<PathBuf, HubError> {
     if !is_hub_name(path) {
         return Ok(without_scheme(path).to_owned());
     }
@@ -92,7 +94,7 @@ pub fn model_dir(path: &Path, progress: bool) -> Result<PathBuf, HubError> {
     }
     let mut builder = ApiBuilder::from_env()
         .with_cache_dir(cache.path().clone())
-        .with_progress(progress)
+        .with_progress(std::io::stderr().is_terminal())
         .with_retries(N_RETRIES)
         .with_user_agent("collimate", env!("CARGO_PKG_VERSION"));
     if let Some(token) = token(&cache) {
@@ -140,21 +142,11 @@ fn complete(cache: &Cache, repo: &Repo) -> Result<PathBuf, String> {
     file(TOKENIZER)?;
     if cached.get(WEIGHTS).is_none() {
         let index = cached.get(INDEX).ok_or_else(|| WEIGHTS.to_owned())?;
-        let text = std::fs::read_to_string(index).map_err(|_| INDEX.to_owned())?;
-        shards(&text).into_iter().try_for_each(|shard| file(&shard).map(drop))?;
+        // What is wrong with an index is said when the model is read.
+        let shards = shard_names(&index).unwrap_or_default();
+        shards.iter().try_for_each(|shard| file(shard).map(drop))?;
     }
     Ok(config.parent().expect("a file in a directory").to_owned())
-}
-
-/// Names of the shards in an index; none where it is broken, which reading the model says.
-fn shards(index: &str) -> Vec<String> {
-    let index: Value = serde_json::from_str(index).unwrap_or_default();
-    let map = index.get("weight_map").and_then(Value::as_object);
-    let mut shards: Vec<String> =
-        map.into_iter().flat_map(|map| map.values()).filter_map(|shard| shard.as_str().map(str::to_owned)).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    shards
 }
 
 /// Fetches what is not in the cache. The optional files come first: once the weights are there, all is.
@@ -176,11 +168,9 @@ fn fetch(name: &str, repo: &ApiRepo) -> Result<(), HubError> {
         repo.get(WEIGHTS).map_err(failed)?;
     } else if has(INDEX) {
         let index = repo.get(INDEX).map_err(failed)?;
-        let text = std::fs::read_to_string(&index).map_err(|error| HubError::Hub {
-            name: name.to_owned(),
-            problem: format!("{}: {error}", index.display()),
-        })?;
-        for shard in shards(&text) {
+        let broken =
+            |error: collimate_models::Error| HubError::Hub { name: name.to_owned(), problem: error.to_string() };
+        for shard in shard_names(&index).map_err(broken)? {
             repo.get(&shard).map_err(failed)?;
         }
     } else {
@@ -221,8 +211,8 @@ mod tests {
 
     #[test]
     fn directories_are_taken_as_they_are() {
-        assert_eq!(model_dir(Path::new("runs/x"), false).unwrap(), Path::new("runs/x"));
-        assert_eq!(model_dir(Path::new("file:/models/x"), false).unwrap(), Path::new("/models/x"));
-        assert!(matches!(model_dir(Path::new("hf:x"), false), Err(HubError::Name(_))));
+        assert_eq!(model_dir(Path::new("runs/x")).unwrap(), Path::new("runs/x"));
+        assert_eq!(model_dir(Path::new("file:/models/x")).unwrap(), Path::new("/models/x"));
+        assert!(matches!(model_dir(Path::new("hf:x")), Err(HubError::Name(_))));
     }
 }

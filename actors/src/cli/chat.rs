@@ -36,7 +36,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
         ..SamplingParams::default()
     };
     params.validate()?;
-    let dir = hub::model_dir(&args.model, io::stderr().is_terminal())?;
+    let dir = hub::model_dir(&args.model)?;
     let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu)?;
     let tokenizer = Tokenizer::load(&dir)?.with_end_tokens(&config.eos_token_ids);
     let system = args.system.iter().map(|content| Message { role: Role::System, content: content.clone() });

@@ -22,7 +22,7 @@ pub fn run(args: &DataCheckArgs) -> anyhow::Result<()> {
     let tokenizer = match &args.model {
         None => None,
         Some(dir) => {
-            let dir = &hub::model_dir(dir, std::io::stderr().is_terminal())?;
+            let dir = &hub::model_dir(dir)?;
             let tokenizer = Tokenizer::load(dir)?;
             // A directory may hold a tokenizer alone.
             match ModelConfig::load(dir) {

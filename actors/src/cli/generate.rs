@@ -1,6 +1,6 @@
 //! `generate`: prompts continued by a policy.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -47,7 +47,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.prompts {
         prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
-    let model = hub::model_dir(&args.model, io::stderr().is_terminal())?;
+    let model = hub::model_dir(&args.model)?;
     let (config, weights) = load_model(&model, HeadKind::Language, &Device::Cpu)?;
     let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;

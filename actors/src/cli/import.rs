@@ -1,6 +1,5 @@
 //! `collimate import` and `collimate merge`: what others wrote, to a model directory.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::bail;
@@ -30,7 +29,7 @@ pub fn run(file: &Path, out: &Path) -> anyhow::Result<String> {
 /// Writes a model with an adapter in its weights to a directory. Returns what there is to tell.
 pub fn merge(base: &Path, adapter: &Path, out: &Path) -> anyhow::Result<String> {
     refuse_model(out)?;
-    let base = hub::model_dir(base, std::io::stderr().is_terminal())?;
+    let base = hub::model_dir(base)?;
     let head = head_kind_of(&base)?;
     let (config, weights) = load_model(&base, head, &Device::Cpu)?;
     let (head, merged) = Adapter::load(adapter, &Device::Cpu)?.merged(&config, head, &weights)?;

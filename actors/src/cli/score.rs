@@ -1,7 +1,7 @@
 //! `score`: what a policy or a reward model thinks of given text.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
@@ -62,7 +62,7 @@ enum Scorer {
 /// Scores every line, in order.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let device = device::open(&args.device)?;
-    let model = hub::model_dir(&args.model, io::stderr().is_terminal())?;
+    let model = hub::model_dir(&args.model)?;
     let head = head_kind_of(&model)?;
     let (config, weights) = load_model(&model, head, &device)?;
     let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);

@@ -1,6 +1,5 @@
 //! Tokenizers, texts and models as stages read them.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ pub struct InputModel {
 impl InputModel {
     /// Reads a model directory with its tokenizer; one of the hub is fetched if need be.
     pub fn load(dir: &Path, head: HeadKind, context: &StageContext<'_>) -> Result<Self, StageError> {
-        let dir = &hub::model_dir(dir, std::io::stderr().is_terminal())?;
+        let dir = &hub::model_dir(dir)?;
         let (config, weights) = load_model(dir, head, &context.device)?;
         let tokenizer = Tokenizer::load(dir)?.with_end_tokens(&config.eos_token_ids);
         if tokenizer.vocab_size() > config.vocab_size {

@@ -3,7 +3,7 @@
 //! - [`recipe`]: the recipe file. [`run`]: its stages, one after another, in a run directory.
 //! - [`context`]: what every stage is given.
 //! - [`pretrain`], [`sft`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
-//! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them.
+//! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; [`data_files`]: files with weights.
 //! - [`sampling`], [`labeler`], [`evaluate`]: what reward and PPO stage need around them.
 
 pub mod context;

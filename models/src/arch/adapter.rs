@@ -117,8 +117,8 @@ impl Adapter {
         if has_head {
             weights.remove(config.family.names().unembedding);
             if weights.get(SCORE_BIAS).is_err() {
-                let device = weights.iter().next().map_or(&Device::Cpu, |(_, tensor)| tensor.device()).clone();
-                weights.insert(SCORE_BIAS, Tensor::zeros(1, candle_core::DType::F32, &device)?);
+                let bias = Tensor::zeros(1, candle_core::DType::F32, weights.device())?;
+                weights.insert(SCORE_BIAS, bias);
             }
         }
         let Changes { replaced, added } = self.changes(config)?;

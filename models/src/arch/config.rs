@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::families::Family;
+use super::files::read_json;
 use super::keys::Keys;
 use super::weights::HeadKind;
 use crate::error::{Error, Result};
@@ -201,11 +202,6 @@ pub fn head_kind_of(dir: &Path) -> Result<HeadKind> {
     let config = read_json(&dir.join(CONFIG_FILE))?;
     let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
     Ok(if class.ends_with("ForSequenceClassification") { HeadKind::Scalar } else { HeadKind::Language })
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_str(&text).map_err(|e| Error::bad_file(path, format!("broken JSON: {e}")))
 }
 
 impl ModelConfig {

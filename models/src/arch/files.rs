@@ -93,11 +93,11 @@ pub fn scalar_from_language(config: &ModelConfig, language: &Weights, rng: &mut 
         if spec.name != SCORE_WEIGHT && spec.name != SCORE_BIAS {
             continue;
         }
-        let device = weights.iter().next().map_or(&Device::Cpu, |(_, tensor)| tensor.device()).clone();
+        let device = weights.device();
         let tensor = match spec.initial {
-            Initial::Normal(std) => rng::normal(rng, &spec.shape, std, &device)?,
-            Initial::Ones => Tensor::ones(spec.shape.as_slice(), DType::F32, &device)?,
-            Initial::Zeros => Tensor::zeros(spec.shape.as_slice(), DType::F32, &device)?,
+            Initial::Normal(std) => rng::normal(rng, &spec.shape, std, device)?,
+            Initial::Ones => Tensor::ones(spec.shape.as_slice(), DType::F32, device)?,
+            Initial::Zeros => Tensor::zeros(spec.shape.as_slice(), DType::F32, device)?,
         };
         weights.insert(spec.name, tensor);
     }
@@ -160,28 +160,39 @@ fn read_tensors(dir: &Path, device: &Device) -> Result<(std::path::PathBuf, BTre
         let problem = format!("holds neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`{hint}");
         return Err(Error::bad_file(dir, problem));
     }
-    let map = read_json(&index)?;
-    let Some(map) = map.get("weight_map").and_then(Value::as_object) else {
-        return Err(Error::bad_file(&index, "key `weight_map` is missing"));
-    };
-    let mut shards: Vec<&str> = Vec::new();
-    for (name, shard) in map {
-        match shard.as_str() {
-            Some(shard) if !shard.contains(['/', '\\']) => shards.push(shard),
-            _ => {
-                return Err(Error::bad_file(&index, format!("tensor `{name}` is said to be in {shard}, no file name")));
-            }
-        }
-    }
-    shards.sort_unstable();
-    shards.dedup();
-    for shard in shards {
+    let map = weight_map(&index)?;
+    for shard in shards_of(&index, &map)? {
         read_safetensors(&dir.join(shard), device, &mut tensors)?;
     }
     match map.keys().find(|name| !tensors.contains_key(*name)) {
         None => Ok((index, tensors)),
         Some(name) => Err(Error::bad_file(&index, format!("tensor `{name}` is not in the shard {}", map[name]))),
     }
+}
+
+/// `weight_map` of an index of shards: for each tensor its file.
+fn weight_map(index: &Path) -> Result<serde_json::Map<String, Value>> {
+    match read_json(index)?.get_mut("weight_map").map(Value::take) {
+        Some(Value::Object(map)) => Ok(map),
+        _ => Err(Error::bad_file(index, "key `weight_map` is missing")),
+    }
+}
+
+/// The files that an index of shards names, each once, in order. A name that leads out of the directory is refused.
+pub fn shard_names(index: &Path) -> Result<Vec<String>> {
+    let map = weight_map(index)?;
+    Ok(shards_of(index, &map)?.into_iter().map(str::to_owned).collect())
+}
+
+fn shards_of<'a>(index: &Path, map: &'a serde_json::Map<String, Value>) -> Result<Vec<&'a str>> {
+    let named = |(name, shard): (&String, &'a Value)| match shard.as_str() {
+        Some(shard) if !shard.contains(['/', '\\']) => Ok(shard),
+        _ => Err(Error::bad_file(index, format!("tensor `{name}` is said to be in {shard}, no file name"))),
+    };
+    let mut shards: Vec<&str> = map.iter().map(named).collect::<Result<_>>()?;
+    shards.sort_unstable();
+    shards.dedup();
+    Ok(shards)
 }
 
 /// Every tensor of one file, as f32.

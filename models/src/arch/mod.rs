@@ -15,7 +15,7 @@ pub use adapter::Adapter;
 pub use config::{Attention, Mlp, ModelConfig, Norm, Positions, Residual, Rope, RopeScaling, head_kind_of};
 pub use decoder::{Attend, Decoder, PackedAttention};
 pub use families::Family;
-pub use files::{load_model, save_model, scalar_from_language};
+pub use files::{load_model, save_model, scalar_from_language, shard_names};
 pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use packed::PackedSequences;
 pub use weights::{HeadKind, Initial, ParameterSpec, Parameters, Weights, parameter_specs};

@@ -220,6 +220,11 @@ impl Weights {
         self.tensors.remove(name)
     }
 
+    /// Where they lie; the CPU where there are none.
+    pub fn device(&self) -> &Device {
+        self.tensors.values().next().map_or(&Device::Cpu, Tensor::device)
+    }
+
     /// How many numbers there are in all.
     pub fn n_elements(&self) -> usize {
         self.tensors.values().map(Tensor::elem_count).sum()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::corpus::is_heldout;
+use super::records::{Record, stream};
 use super::rows::{Layout, Row, rows};
 use super::schema::Schema;
 use crate::error::{Error, Result};
@@ -152,18 +153,7 @@ impl Lengths {
 }
 
 fn prompts_of(path: &Path) -> Result<HashSet<u64>> {
-    let mut schema = None;
-    let mut prompts = HashSet::new();
-    for row in rows(path)? {
-        let Row { line, columns } = row?;
-        let bad = |problem| Error::bad_line(path, line, problem);
-        let schema = match schema {
-            Some(schema) => schema,
-            None => *schema.insert(Schema::of(&columns).map_err(bad)?),
-        };
-        prompts.insert(Content::read(schema, &columns).map_err(bad)?.prompt_hash());
-    }
-    Ok(prompts)
+    stream::<Content>(path)?.map(|content| Ok(content?.1.prompt_hash())).collect()
 }
 
 /// Which records and prompts have been seen.
@@ -219,25 +209,30 @@ impl Found<'_> {
     }
 
     fn add(&mut self, schema: Schema, row: &Row, content: &Content) -> Result<()> {
-        let sequences = match self.tokenizer {
+        let is_shown = self.examples.len() < self.n_examples;
+        let mut example = Vec::new();
+        match self.tokenizer {
             Some(tokenizer) => {
-                let sequences = tokenized(tokenizer, content)?;
-                self.lengths.extend(sequences.iter().map(|example| example.tokens.len()));
-                sequences.iter().map(|example| segments(tokenizer, example)).collect::<Result<Vec<_>>>()?
+                for sequence in tokenized(tokenizer, content)? {
+                    self.lengths.push(sequence.tokens.len());
+                    if is_shown {
+                        example.extend(segments(tokenizer, &sequence)?);
+                    }
+                }
             }
             None => {
-                let sequences = untokenized(content);
-                let n_chars = |segments: &Vec<Segment>| segments.iter().map(|part| part.text.chars().count()).sum();
-                self.lengths.extend(sequences.iter().map(n_chars).collect::<Vec<usize>>());
-                sequences
+                for sequence in untokenized(content) {
+                    self.lengths.push(sequence.iter().map(|part| part.text.chars().count()).sum());
+                    example.extend(sequence);
+                }
             }
-        };
+        }
         self.n_records += 1;
         for column in schema.unread(&row.columns) {
             *self.unread.entry(column.to_owned()).or_default() += 1;
         }
-        if self.examples.len() < self.n_examples {
-            self.examples.push(sequences.into_iter().flatten().collect());
+        if is_shown {
+            self.examples.push(example);
         }
         Ok(())
     }

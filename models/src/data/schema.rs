@@ -122,10 +122,8 @@ impl Schema {
         if let Some(columns) = SCHEMAS.iter().find(|columns| columns.required.iter().all(has)) {
             return Ok(columns.schema);
         }
-        let known: Vec<&str> = SCHEMAS.iter().flat_map(|columns| columns.required.concat()).collect();
-        let unknown = row.keys().find(|key| !known.contains(&key.as_str()));
-        let meant = unknown.and_then(|key| Some((key, nearest(key, known.iter().copied())?)));
-        let hint = meant.map_or_else(String::new, |(key, name)| format!("; did you mean `{name}` by `{key}`?"));
+        let known = known_keys();
+        let hint = meant_by(row.keys().map(String::as_str).filter(|key| !known.contains(key)).take(1));
         let keys: Vec<String> = row.keys().map(|key| format!("`{key}`")).collect();
         Err(format!(
             "has the keys {}, which make no known record{hint} (known: prompt and response; instruction and output; \
@@ -281,9 +279,7 @@ impl Schema {
 
     /// A row of another kind than is wanted, perhaps by a misspelt key.
     fn refused(self, row: &Map<String, Value>, wanted: &str) -> String {
-        let known: Vec<&str> = SCHEMAS.iter().flat_map(|columns| columns.required.concat()).collect();
-        let meant = self.unread(row).into_iter().find_map(|key| Some((key, nearest(key, known.iter().copied())?)));
-        let hint = meant.map_or_else(String::new, |(key, name)| format!("; did you mean `{name}` by `{key}`?"));
+        let hint = meant_by(self.unread(row));
         format!("is of {}, expected {wanted}{hint}", self.name())
     }
 
@@ -298,6 +294,18 @@ impl Schema {
         }
         Ok((key, dialogue))
     }
+}
+
+/// Every key that some schema requires.
+fn known_keys() -> Vec<&'static str> {
+    SCHEMAS.iter().flat_map(|columns| columns.required.concat()).collect()
+}
+
+/// The first of these keys that is like a known one, with what was perhaps meant by it.
+fn meant_by<'a>(keys: impl IntoIterator<Item = &'a str>) -> String {
+    let known = known_keys();
+    let meant = keys.into_iter().find_map(|key| Some((key, nearest(key, known.iter().copied())?)));
+    meant.map_or_else(String::new, |(key, name)| format!("; did you mean `{name}` by `{key}`?"))
 }
 
 #[cfg(test)]

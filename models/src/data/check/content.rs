@@ -31,8 +31,10 @@ pub(super) enum Content {
     Text(String),
 }
 
-impl Content {
-    pub(super) fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
+impl Record for Content {
+    const NAME: &'static str = "record";
+
+    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
         match schema {
             Schema::Ranking
             | Schema::Scored
@@ -46,7 +48,9 @@ impl Content {
             Schema::Text => schema.text(row).map(Self::Text),
         }
     }
+}
 
+impl Content {
     /// What it asks; of text the whole.
     pub(super) fn prompt_hash(&self) -> u64 {
         hash(&match self {
