@@ -126,7 +126,7 @@ fn measure(
         loss = mean.to_scalar::<f32>()?;
         let forward_s = start.elapsed().as_secs_f64();
         gradients.clear();
-        gradients.add(&parameters, mean.backward()?)?;
+        gradients.add(&parameters, vec![mean.backward()?])?;
         let backward_s = start.elapsed().as_secs_f64() - forward_s;
         adamw.step(&parameters, &gradients, 1e-3, 1.0)?;
         steps.push((start.elapsed().as_secs_f64(), forward_s, backward_s));

@@ -55,3 +55,10 @@ pub fn normal(rng: &mut SeededRng, shape: &[usize], std: f64, device: &Device) -
     numbers.truncate(n);
     Tensor::from_vec(numbers, shape, device)
 }
+
+/// A tensor of independent numbers spread evenly from `-bound` to `bound`, f32.
+pub fn uniform(rng: &mut SeededRng, shape: &[usize], bound: f64, device: &Device) -> candle_core::Result<Tensor> {
+    let n: usize = shape.iter().product();
+    let numbers: Vec<f32> = (0..n).map(|_| (bound * (2.0 * rng.random::<f64>() - 1.0)) as f32).collect();
+    Tensor::from_vec(numbers, shape, device)
+}

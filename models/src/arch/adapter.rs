@@ -1,4 +1,7 @@
-//! Low-rank adapters (Hu et al. 2021) in PEFT's format, merged into the weights that they were trained on.
+//! Low-rank adapters (Hu et al. 2021) in PEFT's format: read, merged into the weights that they were trained on or put
+//! on them as a base, and written.
+
+mod save;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,11 +11,16 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::config::ModelConfig;
-use super::files::{read_json, read_safetensors};
+use super::files::read_json;
+use super::safetensors_file::read_safetensors;
 use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
-use super::weights::{HeadKind, Weights};
+use super::lora::{A, B};
+use super::specs::{HeadKind, linear_layers};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::WeightLayout;
+
+pub use save::save_adapter;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -40,10 +48,18 @@ const IGNORED: [&str; 17] = [
     "task_type",
 ];
 
+/// The key under which a file of adapters that Collimate wrote has the bias of its scalar head in the file's metadata:
+/// PEFT's heads have none, and pass over what stands there.
+const SCORE_BIAS_KEY: &str = "score_bias";
+
 /// An adapter as PEFT writes it.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     path: PathBuf,
+    /// `base_model_name_or_path`: the model that it was trained on.
+    base: Option<String>,
+    /// Of its scalar head, where the file has one.
+    score_bias: Option<f32>,
     alpha: f64,
     /// Other alphas, for modules whose names end in what a pattern matches.
     alpha_pattern: Vec<(Regex, f64)>,
@@ -83,6 +99,7 @@ impl Adapter {
         if kind != "LORA" {
             return Err(bad(format!("`peft_type` is {kind}, which is not supported (supported: \"LORA\")")));
         }
+        let base = settings.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
         let alpha = settings.remove("lora_alpha").and_then(|alpha| alpha.as_f64());
         let alpha = alpha.ok_or_else(|| bad("key `lora_alpha` is missing, or no number".into()))?;
         let rank_stabilised = settings.remove("use_rslora").unwrap_or_default() == true;
@@ -97,12 +114,65 @@ impl Adapter {
             return Err(Error::bad_file(dir, problem));
         }
         let mut tensors = BTreeMap::new();
-        read_safetensors(&weights, device, &mut tensors)?;
+        let metadata = read_safetensors(&weights, device, &mut tensors)?;
+        let score_bias = metadata.get(SCORE_BIAS_KEY).and_then(|bias| bias.parse().ok());
         let named = tensors.into_iter().map(|(name, tensor)| match name.strip_prefix(PREFIX) {
             Some(own) => Ok((own.to_owned(), tensor)),
             None => Err(Error::bad_file(&weights, format!("tensor `{name}` does not begin with `{PREFIX}`"))),
         });
-        Ok(Self { tensors: named.collect::<Result<_>>()?, path: weights, alpha, alpha_pattern, rank_stabilised })
+        let tensors = named.collect::<Result<_>>()?;
+        Ok(Self { path: weights, base, score_bias, alpha, alpha_pattern, rank_stabilised, tensors })
+    }
+
+    /// Whether a directory holds an adapter and not a model.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(CONFIG_FILE).exists()
+    }
+
+    /// The model that it was trained on, by the name or path that it was loaded by.
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
+    /// What stands on the decoder once the adapter is there, which had `head` before.
+    pub fn head(&self, head: HeadKind) -> HeadKind {
+        if self.tensors.contains_key(SCORE_WEIGHT) { HeadKind::Scalar } else { head }
+    }
+
+    /// The adapter on a base ([`Weights::into_base`]), which stays as it is; `None` where it changes more than linear
+    /// layers and the scalar head, so that it can only be [merged](Self::merged).
+    ///
+    /// # Errors
+    /// A tensor of the adapter that has no place in the model, or another shape than it.
+    pub fn on_base(&self, config: &ModelConfig, base: &Weights) -> Result<Option<Weights>> {
+        let layers = linear_layers(config);
+        let (mut tensors, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in &self.tensors {
+            if name == SCORE_WEIGHT {
+                tensors.insert(name.clone(), tensor.clone());
+                continue;
+            }
+            let Some(module) = name.strip_suffix(A).or(name.strip_suffix(B)) else { return Ok(None) };
+            let Some(layer) = layers.iter().find(|layer| layer.name == module) else { return Ok(None) };
+            let (a, b) = (self.tensors.get(&format!("{module}{A}")), self.tensors.get(&format!("{module}{B}")));
+            let (Some(a), Some(b)) = (a, b) else {
+                return Err(self.bad(format!("`{module}` has only one of `lora_A` and `lora_B`")));
+            };
+            let (rank, found) = (a.dim(0)?, [a.dims(), b.dims()]);
+            if found != [&[rank, layer.n_in], &[layer.n_out, rank]] {
+                let (n_in, n_out) = (layer.n_in, layer.n_out);
+                return Err(self.bad(format!("adapts `{module}` by {found:?}, and the layer takes {n_in} to {n_out}")));
+            }
+            scales.insert(module.to_owned(), self.scale(module, rank));
+            tensors.insert(name.clone(), tensor.clone());
+        }
+        if self.tensors.contains_key(SCORE_WEIGHT) {
+            let bias = Tensor::new(&[self.score_bias.unwrap_or(0.0)], base.device())?;
+            tensors.insert(SCORE_BIAS.into(), bias);
+        }
+        let weights = base.with_adapters(tensors, scales);
+        weights.check(config, self.head(HeadKind::Language), Some(&self.path))?;
+        Ok(Some(weights))
     }
 
     /// The weights with the adapter in them, and their head: an adapter that brings a scalar head makes a reward model
@@ -112,12 +182,12 @@ impl Adapter {
     /// A tensor of the adapter that has no place in the model, or another shape than it.
     pub fn merged(&self, config: &ModelConfig, head: HeadKind, base: &Weights) -> Result<(HeadKind, Weights)> {
         let mut weights = base.clone();
-        let has_head = self.tensors.contains_key(SCORE_WEIGHT);
-        let head = if has_head { HeadKind::Scalar } else { head };
-        if has_head {
+        let had_head = weights.get(SCORE_BIAS).is_ok();
+        let head = self.head(head);
+        if self.tensors.contains_key(SCORE_WEIGHT) {
             weights.remove(config.family.names().unembedding);
-            if weights.get(SCORE_BIAS).is_err() {
-                let bias = Tensor::zeros(1, candle_core::DType::F32, weights.device())?;
+            if self.score_bias.is_some() || !had_head {
+                let bias = Tensor::new(&[self.score_bias.unwrap_or(0.0)], weights.device())?;
                 weights.insert(SCORE_BIAS, bias);
             }
         }
@@ -152,13 +222,13 @@ impl Adapter {
     fn changes(&self, config: &ModelConfig) -> Result<Changes> {
         let mut changes = Changes::default();
         for (name, tensor) in &self.tensors {
-            let (module, a, b, is_embedding) = if let Some(module) = name.strip_suffix(".lora_A.weight") {
-                (module, tensor, self.tensors.get(&format!("{module}.lora_B.weight")), false)
+            let (module, a, b, is_embedding) = if let Some(module) = name.strip_suffix(A) {
+                (module, tensor, self.tensors.get(&format!("{module}{B}")), false)
             } else if let Some(module) = name.strip_suffix(".lora_embedding_A") {
                 (module, tensor, self.tensors.get(&format!("{module}.lora_embedding_B")), true)
-            } else if let Some(module) = name.strip_suffix(".lora_B.weight").or(name.strip_suffix(".lora_embedding_B"))
+            } else if let Some(module) = name.strip_suffix(B).or(name.strip_suffix(".lora_embedding_B"))
             {
-                let a = [".lora_A.weight", ".lora_embedding_A"].map(|suffix| format!("{module}{suffix}"));
+                let a = [A, ".lora_embedding_A"].map(|suffix| format!("{module}{suffix}"));
                 if !a.iter().any(|name| self.tensors.contains_key(name)) {
                     return Err(self.bad(format!("tensor `{name}` has no `lora_A` beside it")));
                 }

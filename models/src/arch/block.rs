@@ -4,9 +4,10 @@ use candle_core::Tensor;
 
 use super::config::{Attention, Mlp, ModelConfig, Norm, Residual};
 use super::families::QkvNames;
+use super::lora::LoraTensors;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::kernels::{self, AttentionRule, Gelu, RopeTable, WeightLayout};
+use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, RopeTable, WeightLayout};
 
 /// A linear layer.
 #[derive(Clone, Debug)]
@@ -14,30 +15,43 @@ struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     layout: WeightLayout,
+    adapter: Option<LoraTensors>,
 }
 
 impl Linear {
     fn load(weights: &Weights, name: &str, layout: WeightLayout, has_bias: bool) -> Result<Self> {
         let bias = if has_bias { Some(weights.get(&format!("{name}.bias"))?.clone()) } else { None };
-        Ok(Self { weight: weights.get(&format!("{name}.weight"))?.clone(), bias, layout })
+        let (weight, adapter) = (weights.get(&format!("{name}.weight"))?, weights.adapter(name)?);
+        // A base has its matrices transposed in memory.
+        let (weight, layout) = match weights.has_base() && !weight.is_contiguous() {
+            true => (weight.t()?, layout.flipped()),
+            false => (weight.clone(), layout),
+        };
+        Ok(Self { weight, bias, layout, adapter })
     }
 
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        kernels::linear(x, &self.weight, self.layout, self.bias.as_ref())
+        let (weight, layout, bias) = (&self.weight, self.layout, self.bias.as_ref());
+        match &self.adapter {
+            None => kernels::linear(x, weight, layout, bias),
+            Some(LoraTensors { a, b, scale }) => {
+                kernels::lora_linear(x, FrozenLinear { weight, layout, bias }, a, b, *scale)
+            }
+        }
     }
 
-    /// The same layer with its weight as `(in, out)`, which small batches read fastest.
+    /// The same layer, which has no adapter, with its weight as `(in, out)`, which small batches read fastest.
     fn packed(&self) -> candle_core::Result<Self> {
         let weight = match self.layout {
             WeightLayout::InOut => self.weight.clone(),
             WeightLayout::OutIn => self.weight.t()?.contiguous()?,
         };
-        Ok(Self { weight, bias: self.bias.clone(), layout: WeightLayout::InOut })
+        Ok(Self { weight, bias: self.bias.clone(), layout: WeightLayout::InOut, adapter: None })
     }
 }
 
-/// The projections to queries, keys and values as they are stored. They are joined in every forward pass, so that each
-/// stored tensor receives its gradient.
+/// The projections to queries, keys and values as they are stored. In training they are joined in every forward pass,
+/// so that each stored tensor receives its gradient. On a base that is shared their results are joined instead.
 #[derive(Clone, Debug)]
 enum Qkv {
     Joined(Linear),
@@ -62,14 +76,28 @@ impl Qkv {
                     weight: regrouped(&linear.weight, &[linear.weight.dim(1)?])?,
                     bias: linear.bias.as_ref().map(|bias| regrouped(bias, &[])).transpose()?,
                     layout: linear.layout,
+                    adapter: None,
                 })
             }
             Qkv::Split(parts) => {
                 let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
                 let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
                 let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
-                Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout })
+                Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout, adapter: None })
             }
+        }
+    }
+
+    /// Queries, keys and values of `x (N, C)`, each projection on its own: `(N, (H + 2 KV) D)`.
+    fn forward_apart(&self, x: &Tensor, rule: AttentionRule) -> candle_core::Result<Tensor> {
+        match self {
+            Qkv::Joined(linear) => linear.forward(x),
+            Qkv::Interleaved(linear) => {
+                let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
+                let by_head = linear.forward(x)?.reshape(((), n_heads, 3, head_dim))?;
+                by_head.transpose(1, 2)?.contiguous()?.reshape(((), 3 * n_heads * head_dim))
+            }
+            Qkv::Split([q, k, v]) => Tensor::cat(&[q.forward(x)?, k.forward(x)?, v.forward(x)?], 1),
         }
     }
 }
@@ -144,6 +172,8 @@ pub(super) struct Block {
     rule: AttentionRule,
     attention_norm: NormLayer,
     qkv: Qkv,
+    /// Whether the weights are a base's, which no copy is made of.
+    is_shared: bool,
     /// Of queries and keys.
     qk_norm: Option<[NormLayer; 2]>,
     attention_out: Linear,
@@ -168,6 +198,7 @@ impl Block {
             rule: attention.rule(layer_idx),
             attention_norm: norm(names.attention_norm)?,
             qkv: load_qkv(attention, names.qkv, linear)?,
+            is_shared: weights.has_base(),
             qk_norm: if attention.qk_norm { Some(norms(names.qk_norm)?) } else { None },
             attention_out: linear(names.attention_out, attention.out_bias)?,
             mlp_norm: norm(names.mlp_norm)?,
@@ -180,8 +211,11 @@ impl Block {
         })
     }
 
-    /// Joins and transposes weights that no longer change.
+    /// Joins and transposes weights that no longer change, unless they are shared.
     pub(super) fn freeze(&mut self) -> Result<()> {
+        if self.is_shared {
+            return Ok(());
+        }
         self.qkv = Qkv::Joined(self.qkv.joined(self.rule)?.packed()?);
         self.attention_out = self.attention_out.packed()?;
         self.mlp = self.mlp.packed()?;
@@ -220,7 +254,10 @@ impl Block {
     /// Queries, keys and values `(N, (H + 2 KV) D)`, normalised and rotated as the model has it.
     fn qkv(&self, x: &Tensor, rope: Option<&RopeTable>) -> candle_core::Result<Tensor> {
         let heads = self.rule.heads;
-        let mut qkv = self.qkv.joined(self.rule)?.forward(x)?;
+        let mut qkv = match self.is_shared {
+            true => self.qkv.forward_apart(x, self.rule)?,
+            false => self.qkv.joined(self.rule)?.forward(x)?,
+        };
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             let (n, kv_dim) = (qkv.dim(0)?, heads.n_kv_heads * heads.head_dim);
             let normed = |norm: &NormLayer, start: usize, dim: usize| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::families::Family;
 use super::files::read_json;
 use super::keys::Keys;
-use super::weights::HeadKind;
+use super::specs::HeadKind;
 use crate::error::{Error, Result};
 use crate::kernels::{AttentionRule, Gelu, HeadShape, RopeTable};
 

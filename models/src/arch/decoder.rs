@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::block::{Block, NormLayer};
+use super::checkpointing::{BlockGradients, Checkpointed};
 use super::config::{ModelConfig, Positions};
 use super::packed::PackedSequences;
 use super::weights::Weights;
@@ -40,6 +41,15 @@ pub struct Decoder {
     position_embedding: Option<Tensor>, // (context_len, C)
     blocks: Vec<Block>,
     final_norm: Option<NormLayer>,
+    /// Where blocks that are computed twice leave their gradients.
+    checkpointing: Option<BlockGradients>,
+}
+
+/// The angles of a pass' rows.
+struct Ropes {
+    full: Option<Arc<RopeTable>>,
+    /// Of the layers with a window, where theirs are others.
+    windowed: Option<Arc<RopeTable>>,
 }
 
 impl Decoder {
@@ -52,7 +62,15 @@ impl Decoder {
             position_embedding: names.position_embedding().map(|name| weights.get(&name).cloned()).transpose()?,
             blocks: (0..config.n_layers).map(|i| Block::load(config, weights, i)).collect::<Result<_>>()?,
             final_norm: names.final_norm().map(|name| NormLayer::load(config, weights, &name)).transpose()?,
+            checkpointing: None,
         })
+    }
+
+    /// The same decoder, which in training keeps only the arguments of its blocks and computes each twice. The gradients
+    /// of the blocks' parameters are left in `gradients` by each backward pass.
+    pub fn with_checkpointing(mut self, gradients: &BlockGradients) -> Self {
+        self.checkpointing = Some(gradients.clone());
+        self
     }
 
     /// A decoder for inference over weights that no longer change: joins and transposes them once.
@@ -79,6 +97,33 @@ impl Decoder {
 
     /// Hidden states `(N, C)` after the final norm, for N tokens at their positions.
     pub fn forward(&self, ids: &[u32], positions: &[u32], attend: &mut dyn Attend) -> Result<Tensor> {
+        let mut x = self.embed(ids, positions)?;
+        let ropes = self.ropes(positions);
+        for (layer_idx, block) in self.blocks.iter().enumerate() {
+            let rope = self.rope_of(layer_idx, &ropes);
+            x = block.forward(&x, rope.map(Arc::as_ref), |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
+        }
+        self.normed(x)
+    }
+
+    /// Hidden states `(N, C)` of packed sequences, each attending to itself alone.
+    pub fn forward_packed(&self, packed: &PackedSequences) -> Result<Tensor> {
+        let PackedSequences { ids, positions, offsets, .. } = packed;
+        let Some(gradients) = &self.checkpointing else {
+            return self.forward(ids, positions, &mut PackedAttention { offsets });
+        };
+        let mut x = self.embed(ids, positions)?;
+        let (ropes, offsets) = (self.ropes(positions), Arc::<[usize]>::from(offsets.as_slice()));
+        for (layer_idx, block) in self.blocks.iter().enumerate() {
+            let rope = self.rope_of(layer_idx, &ropes).cloned();
+            let (block, offsets, gradients) = (block.clone(), offsets.clone(), gradients.clone());
+            x = Checkpointed { block, rope, offsets, gradients }.forward(&x)?;
+        }
+        self.normed(x)
+    }
+
+    /// Embedded tokens at their positions, `(N, C)`.
+    fn embed(&self, ids: &[u32], positions: &[u32]) -> Result<Tensor> {
         let (device, n, context_len) = (self.device(), ids.len(), self.config.context_len);
         if let Some(position) = positions.iter().find(|position| **position as usize >= context_len) {
             return Err(Error::invalid(format!("position {position} lies beyond the context of {context_len} tokens")));
@@ -91,26 +136,30 @@ impl Decoder {
             let rows = Tensor::from_slice(positions, n, device)?;
             x = (x + position_embedding.index_select(&rows, 0)?)?;
         }
-        let (rope, windowed_rope) = match self.config.positions {
-            Positions::Learned => (None, None),
+        Ok(x)
+    }
+
+    fn ropes(&self, positions: &[u32]) -> Ropes {
+        match self.config.positions {
+            Positions::Learned => Ropes { full: None, windowed: None },
             Positions::Rotary { rope, windowed } => {
-                let table = |frequencies: Vec<f64>| RopeTable::new(&frequencies, positions);
-                (Some(table(rope.frequencies())), windowed.map(|rope| table(rope.frequencies())))
+                let table = |frequencies: Vec<f64>| Arc::new(RopeTable::new(&frequencies, positions));
+                Ropes {
+                    full: Some(table(rope.frequencies())),
+                    windowed: windowed.map(|rope| table(rope.frequencies())),
+                }
             }
-        };
-        for (layer_idx, block) in self.blocks.iter().enumerate() {
-            let is_windowed = self.config.attention.windows[layer_idx].is_some();
-            let rope = if is_windowed { windowed_rope.as_ref().or(rope.as_ref()) } else { rope.as_ref() };
-            x = block.forward(&x, rope, |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
         }
+    }
+
+    fn rope_of<'a>(&self, layer_idx: usize, ropes: &'a Ropes) -> Option<&'a Arc<RopeTable>> {
+        let is_windowed = self.config.attention.windows[layer_idx].is_some();
+        ropes.windowed.as_ref().filter(|_| is_windowed).or(ropes.full.as_ref())
+    }
+
+    fn normed(&self, x: Tensor) -> Result<Tensor> {
         match &self.final_norm {
             Some(norm) => Ok(norm.forward(&x)?),
             None => Ok(x),
         }
-    }
-
-    /// Hidden states `(N, C)` of packed sequences, each attending to itself alone.
-    pub fn forward_packed(&self, packed: &PackedSequences) -> Result<Tensor> {
-        self.forward(&packed.ids, &packed.positions, &mut PackedAttention { offsets: &packed.offsets })
-    }
-}
+    }}

@@ -1,19 +1,22 @@
 //! Model directories in HuggingFace's layout: `config.json`, `model.safetensors` or shards, and
 //! `generation_config.json`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::config::ModelConfig;
 use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
 use super::keys::token_ids;
-use super::weights::{HeadKind, Initial, Weights, parameter_specs};
+use super::safetensors_file::read_safetensors;
+use super::specs::{HeadKind, Initial, ParameterSpec, parameter_specs};
+use super::weights::Weights;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::rng::{self, SeededRng};
@@ -67,12 +70,10 @@ pub fn save_model(dir: &Path, config: &ModelConfig, head: HeadKind, weights: &We
     if head == HeadKind::Scalar {
         config.score_bias = f64::from(weights.get(SCORE_BIAS)?.to_vec1::<f32>()?[0]);
     }
-    // Contiguous and on the CPU, so that safetensors' own conversion can't fail.
-    let tensors: Vec<(&str, Tensor)> = weights
-        .iter()
-        .filter(|(name, _)| *name != SCORE_BIAS)
-        .map(|(name, tensor)| Ok((name, tensor.detach().to_device(&Device::Cpu)?.contiguous()?)))
-        .collect::<Result<_>>()?;
+    let specs = parameter_specs(&config, head);
+    let stored = specs.iter().filter(|spec| spec.name != SCORE_BIAS);
+    let tensors: Vec<(&str, Stored<'_>)> =
+        stored.map(|spec| (spec.name.as_str(), Stored { weights, config: &config, spec })).collect();
     // transformers refuses a file that does not say which framework's layout it has.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     durable::replace_file(&dir.join(WEIGHTS_FILE), |temporary| {
@@ -82,6 +83,37 @@ pub fn save_model(dir: &Path, config: &ModelConfig, head: HeadKind, weights: &We
         write_json(&dir.join(GENERATION_FILE), &generation_config(&config))?;
     }
     write_json(&dir.join("config.json"), &config.to_hf(head == HeadKind::Scalar))
+}
+
+/// A tensor as it is written: with its adapter in it, worked out when its turn comes, so that a model that stands on a
+/// base is never there twice.
+struct Stored<'a> {
+    weights: &'a Weights,
+    config: &'a ModelConfig,
+    spec: &'a ParameterSpec,
+}
+
+impl safetensors::View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.spec.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let numbers = || -> Result<Vec<f32>> {
+            let tensor = self.weights.merged(self.config, &self.spec.name)?.detach().to_device(&Device::Cpu)?;
+            Ok(tensor.flatten_all()?.to_vec1()?)
+        };
+        let numbers = numbers().expect("shapes were checked, and on the CPU nothing else fails");
+        Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.spec.shape.iter().product::<usize>()
+    }
 }
 
 /// A reward model's beginning: the language model (the SFT model) with its unembedding replaced by a fresh scalar
@@ -114,7 +146,7 @@ fn is_harmless(config: &ModelConfig, name: &str) -> bool {
 }
 
 /// Causal masks. A projection's own bias has another name.
-fn is_mask(name: &str) -> bool {
+pub(super) fn is_mask(name: &str) -> bool {
     [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
         .iter()
         .any(|mask| name.ends_with(mask))
@@ -195,55 +227,6 @@ fn shards_of<'a>(index: &Path, map: &'a serde_json::Map<String, Value>) -> Resul
     Ok(shards)
 }
 
-/// Every tensor of one file, as f32.
-pub(super) fn read_safetensors(path: &Path, device: &Device, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
-    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::bad_file(path, diagnose(&bytes, &error)))?;
-    for (name, view) in file.tensors() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            // A mask of some exporters, left out later by its name.
-            Dtype::U8 | Dtype::BOOL if is_mask(&name) => continue,
-            other => {
-                let problem = format!("tensor `{name}` is of type {other:?}, supported are F32, F16, BF16");
-                return Err(Error::bad_file(path, problem));
-            }
-        };
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        let tensor = tensor.to_dtype(DType::F32)?.to_device(device)?;
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(Error::bad_file(path, format!("tensor `{name}` is in another shard too")));
-        }
-    }
-    Ok(())
-}
-
-/// What is wrong with bytes that are no safetensors file, in words that tell the user what to do.
-fn diagnose(bytes: &[u8], error: &SafeTensorError) -> String {
-    let length = bytes.len();
-    let header = bytes.first_chunk::<8>().map(|head| u64::from_le_bytes(*head));
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
-        return "is a PyTorch pickle under another name, not a safetensors file: save it again as safetensors".into();
-    }
-    if bytes.starts_with(b"version https://git-lfs") {
-        return "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`".into();
-    }
-    match (error, header) {
-        (SafeTensorError::HeaderTooSmall, _) | (_, None) => {
-            format!("has {length} bytes, too few for a safetensors file: it is cut short")
-        }
-        (SafeTensorError::InvalidHeaderLength, Some(n)) => {
-            format!("its header should have {n} bytes, but the file has {length}: it is cut short")
-        }
-        (SafeTensorError::MetadataIncompleteBuffer, _) => {
-            format!("has {length} bytes, its header tells of another number: it is cut short or damaged")
-        }
-        _ => format!("is not a safetensors file: {error}"),
-    }
-}
-
 /// `eos_token_id` of `generation_config.json`: where it is given, transformers ends at these tokens and not at
 /// those of `config.json`.
 fn generation_end_tokens(dir: &Path) -> Result<Option<Vec<u32>>> {
@@ -282,7 +265,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|error| Error::bad_file(path, format!("broken JSON: {error}")))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::invalid(error.to_string()))?;
     text.push('\n');
     durable::write_file(path, text.as_bytes())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::checkpointing::BlockGradients;
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::packed::PackedSequences;
@@ -41,6 +42,12 @@ impl LanguageModel {
             false => weights.get(config.family.names().unembedding)?.clone(),
         };
         Ok(Self { decoder, unembedding })
+    }
+
+    /// See [`Decoder::with_checkpointing`].
+    pub fn with_checkpointing(mut self, gradients: &BlockGradients) -> Self {
+        self.decoder = self.decoder.with_checkpointing(gradients);
+        self
     }
 
     /// The decoder.
@@ -91,6 +98,12 @@ impl ScalarModel {
     fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {
         let (weight, bias) = (weights.get(SCORE_WEIGHT)?.clone(), weights.get(SCORE_BIAS)?.clone());
         Ok(Self { decoder, weight, bias })
+    }
+
+    /// See [`Decoder::with_checkpointing`].
+    pub fn with_checkpointing(mut self, gradients: &BlockGradients) -> Self {
+        self.decoder = self.decoder.with_checkpointing(gradients);
+        self
     }
 
     /// The decoder.

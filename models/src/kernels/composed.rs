@@ -17,6 +17,19 @@ pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout, bias: Option<&T
     }
 }
 
+/// `x (N, I)` through a linear layer, plus `scale · x · aᵀ · bᵀ` with `a (R, I)` and `b (O, R)`: `(N, O)`.
+pub fn lora_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    layout: WeightLayout,
+    bias: Option<&Tensor>,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f32,
+) -> Result<Tensor> {
+    linear(x, weight, layout, bias)? + (x.matmul(&a.t()?)? * f64::from(scale))?.matmul(&b.t()?)?
+}
+
 /// Layer normalisation (Ba et al. 2016) of each row of `x (N, C)` with gain and bias `(C,)`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;

@@ -54,11 +54,7 @@ impl Linear {
         let g = numbers(grad)?;
         let grad_x = if x.track_op() {
             // g (N, O) times the weight the other way round.
-            let flipped = match self.layout {
-                WeightLayout::InOut => WeightLayout::OutIn,
-                WeightLayout::OutIn => WeightLayout::InOut,
-            };
-            let numbers = product(&g, n_out, &numbers(weight)?, n_in, flipped, Start::Zero);
+            let numbers = product(&g, n_out, &numbers(weight)?, n_in, self.layout.flipped(), Start::Zero);
             Some(tensor(numbers, x.shape())?)
         } else {
             None

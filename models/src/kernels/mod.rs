@@ -16,6 +16,7 @@ pub mod composed;
 mod gemm;
 mod linear;
 mod logprobs;
+mod lora;
 mod norm;
 mod product;
 mod rope;
@@ -31,6 +32,7 @@ pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
 pub use linear::linear;
 pub use logprobs::token_logprobs;
+pub use lora::{FrozenLinear, lora_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 
@@ -46,6 +48,16 @@ pub enum WeightLayout {
     InOut,
     /// `(out, in)`, as `nn.Linear` has it.
     OutIn,
+}
+
+impl WeightLayout {
+    /// The same matrix, transposed.
+    pub fn flipped(self) -> Self {
+        match self {
+            WeightLayout::InOut => WeightLayout::OutIn,
+            WeightLayout::OutIn => WeightLayout::InOut,
+        }
+    }
 }
 
 /// How many heads attention has and how wide they are.

@@ -28,6 +28,12 @@ pub fn product_over(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize
     write_product(&Disjoint::over(y), x, k, weight, n, layout, Some(Start::Zero));
 }
 
+/// `y (m, n) += x (m, k) · weight`.
+pub fn add_product(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout) {
+    assert_eq!(y.len(), x.len() / k * n);
+    write_product(&Disjoint::over(y), x, k, weight, n, layout, None);
+}
+
 /// `y (p, n) += xᵀ · z` for `x (k, p)` and `z (k, n)`: what rows in common add to the gradient of a weight.
 pub fn add_transposed_product(y: &mut [f32], x: &[f32], p: usize, z: &[f32], n: usize) {
     assert_eq!(y.len(), p * n);

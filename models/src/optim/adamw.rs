@@ -227,7 +227,7 @@ mod tests {
         let var: &Var = parameters.get("matrix").unwrap();
         for _ in 0..n {
             gradients.clear();
-            gradients.add(parameters, (var.as_tensor().sqr()?.sum_all()? * 0.5)?.backward()?)?;
+            gradients.add(parameters, vec![(var.as_tensor().sqr()?.sum_all()? * 0.5)?.backward()?])?;
             adamw.step(parameters, &gradients, lr, 1.0)?;
         }
         Ok(var.as_tensor().flatten_all()?.to_vec1()?)

@@ -37,11 +37,11 @@ impl GradAccumulator {
         self.sums.values_mut().for_each(|sum| sum.n_added = 0);
     }
 
-    /// Adds the gradients of one `backward`.
-    pub fn add(&mut self, parameters: &Parameters, mut gradients: GradStore) -> Result<()> {
+    /// Adds the gradients of one `backward`. Each parameter has its gradient in one of the stores.
+    pub fn add(&mut self, parameters: &Parameters, mut gradients: Vec<GradStore>) -> Result<()> {
         for (name, sum) in &mut self.sums {
             let var = parameters.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone(), path: None })?;
-            let Some(gradient) = gradients.remove(var) else { continue };
+            let Some(gradient) = gradients.iter_mut().find_map(|store| store.remove(var)) else { continue };
             let first = sum.n_added == 0;
             if gradient.device().is_cpu() {
                 inplace::edit(&sum.gradient, &gradient, |sum, gradient| {
@@ -142,15 +142,15 @@ mod tests {
     fn gradients_of_several_backward_passes_add_up_until_cleared() -> Result<()> {
         let parameters = parameters(&[("a", vec![0.0; 3]), ("b", vec![0.0; 1])])?;
         let mut sum = GradAccumulator::new(&parameters)?;
-        sum.add(&parameters, weighted_sum(&parameters, &["a", "b"], 1.0)?)?;
-        sum.add(&parameters, weighted_sum(&parameters, &["a"], 2.0)?)?;
+        sum.add(&parameters, vec![weighted_sum(&parameters, &["a", "b"], 1.0)?])?;
+        sum.add(&parameters, vec![weighted_sum(&parameters, &["a"], 2.0)?])?;
         assert_eq!(sum.get("a").unwrap().to_vec1::<f32>()?, [3.0, 3.0, 3.0]);
         assert_eq!(sum.get("b").unwrap().to_vec1::<f32>()?, [1.0]);
         assert!((sum.norm()? - 28f64.sqrt()).abs() < 1e-12);
 
         sum.clear();
         assert!(sum.get("a").is_none());
-        sum.add(&parameters, weighted_sum(&parameters, &["a", "b"], 5.0)?)?;
+        sum.add(&parameters, vec![weighted_sum(&parameters, &["a", "b"], 5.0)?])?;
         assert_eq!(sum.get("a").unwrap().to_vec1::<f32>()?, [5.0, 5.0, 5.0]);
         Ok(())
     }
@@ -159,7 +159,7 @@ mod tests {
     fn a_parameter_without_a_gradient_is_an_error_by_name() -> Result<()> {
         let parameters = parameters(&[("reached", vec![0.0]), ("unreached", vec![0.0])])?;
         let mut sum = GradAccumulator::new(&parameters)?;
-        sum.add(&parameters, weighted_sum(&parameters, &["reached"], 1.0)?)?;
+        sum.add(&parameters, vec![weighted_sum(&parameters, &["reached"], 1.0)?])?;
         let error = sum.norm().unwrap_err().to_string();
         assert!(error.contains("`unreached`"), "{error}");
         Ok(())
@@ -174,7 +174,7 @@ mod tests {
             let factors = Tensor::new(factors, &Device::Cpu)?;
             let loss = (parameters.get("a").unwrap().as_tensor() * factors)?.sum_all()?;
             let mut sum = GradAccumulator::new(&parameters)?;
-            sum.add(&parameters, loss.backward()?)?;
+            sum.add(&parameters, vec![loss.backward()?])?;
             sum.norm()
         };
         assert!((norm_with(1.0)? - 70_000f64.sqrt()).abs() < 1e-9);

@@ -103,19 +103,21 @@ impl PpoLearner {
             n_warmup: config.warmup_updates * steps_per_update,
             n_total: start.n_updates * steps_per_update,
         };
+        let policy = Training::new(policy, config.adamw(), config.max_grad_norm)?;
+        let value = Training::new(value, config.adamw(), config.max_grad_norm)?;
         Ok(Self {
             config: config.clone(),
             seed: start.seed,
             batch_size: start.batch_size,
             policy_config: start.policy_config.clone(),
-            policy_model: LanguageModel::new(start.policy_config, &policy.weights())?,
-            policy_model_detached: LanguageModel::new(start.policy_config, &detached(&policy))?,
-            ema: Ema::new(&policy, config.ema_decay)?,
-            policy: Training::new(policy, config.adamw(), config.max_grad_norm)?,
+            policy_model: policy.language_model(start.policy_config, config.gradient_checkpointing)?,
+            policy_model_detached: LanguageModel::new(start.policy_config, &detached(policy.parameters()))?,
+            ema: Ema::new(policy.parameters(), config.ema_decay)?,
+            policy,
             policy_schedule: schedule(config.lr),
             value_config: start.value_config.clone(),
-            value_model: ScalarModel::new(start.value_config, &value.weights())?,
-            value: Training::new(value, config.adamw(), config.max_grad_norm)?,
+            value_model: value.scalar_model(start.value_config, config.gradient_checkpointing)?,
+            value,
             value_schedule: schedule(config.value_lr),
             version: PolicyVersion(0),
             n_minibatches: 0,
@@ -304,6 +306,8 @@ impl PpoLearner {
             step.log_ratios.extend(policy.log_ratios);
             step.off_policy_weights.extend(policy.off_policy_weights);
             self.policy.backward(&policy_loss)?;
+            // What the policy's pass has kept goes before the value model's begins.
+            drop((new_logprobs, policy.loss, policy_loss));
 
             let value_loss = ppo_value_loss(
                 &self.value_model.scalars_at(&next.packed, &next.rows)?,

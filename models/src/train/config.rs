@@ -29,6 +29,9 @@ pub struct OptimConfig {
     pub weight_decay: f64,
     /// Tokens that go through the model at once. It bounds memory and changes no result.
     pub microbatch_tokens: usize,
+    /// Keeps only each block's argument for the backward pass, and computes the block once more there: less memory, about
+    /// a third more time, and the same numbers to the bit. On the CPU alone.
+    pub gradient_checkpointing: bool,
     /// The stage ends once this many optimiser steps in a row were skipped as not finite.
     pub max_skipped_in_a_row: usize,
 }
@@ -46,6 +49,7 @@ impl Default for OptimConfig {
             adam_eps: 1e-8,
             weight_decay: 0.1,
             microbatch_tokens: 2048,
+            gradient_checkpointing: false,
             max_skipped_in_a_row: 5,
         }
     }

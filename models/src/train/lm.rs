@@ -60,10 +60,11 @@ impl LmTrainer {
     pub fn new(model_config: &Arc<ModelConfig>, weights: &Weights, config: &OptimConfig, n_steps: u64) -> Result<Self> {
         config.validate()?;
         let parameters = parameters_for(model_config, HeadKind::Language, weights)?;
+        let training = Training::new(parameters, config.adamw(), config.max_grad_norm)?;
         Ok(Self {
             model_config: model_config.clone(),
-            model: LanguageModel::new(model_config, &parameters.weights())?,
-            training: Training::new(parameters, config.adamw(), config.max_grad_norm)?,
+            model: training.language_model(model_config, config.gradient_checkpointing)?,
+            training,
             schedule: config.schedule(n_steps),
             microbatch_tokens: config.microbatch_tokens,
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),

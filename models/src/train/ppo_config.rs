@@ -76,6 +76,9 @@ pub struct PpoConfig {
     pub minibatch_size: usize,
     /// Tokens that go through the model at once. It bounds memory and changes no result.
     pub microbatch_tokens: usize,
+    /// Keeps only each block's argument for the backward pass, and computes the block once more there: less memory, about
+    /// a third more time, and the same numbers to the bit. On the CPU alone.
+    pub gradient_checkpointing: bool,
     /// The policy's highest learning rate.
     pub lr: f64,
     /// The value model's highest learning rate.
@@ -148,6 +151,7 @@ impl Preset {
                 n_epochs: 1,
                 minibatch_size: 64,
                 microbatch_tokens: 2048,
+                gradient_checkpointing: false,
                 // The paper scanned the policy's learning rate and gives 9e-6 for the value model.
                 lr: 5e-6,
                 value_lr: 9e-6,

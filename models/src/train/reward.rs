@@ -55,10 +55,11 @@ impl RewardTrainer {
     pub fn new(model_config: &Arc<ModelConfig>, weights: &Weights, config: &OptimConfig, n_steps: u64) -> Result<Self> {
         config.validate()?;
         let parameters = parameters_for(model_config, HeadKind::Scalar, weights)?;
+        let training = Training::new(parameters, config.adamw(), config.max_grad_norm)?;
         Ok(Self {
             model_config: model_config.clone(),
-            model: ScalarModel::new(model_config, &parameters.weights())?,
-            training: Training::new(parameters, config.adamw(), config.max_grad_norm)?,
+            model: training.scalar_model(model_config, config.gradient_checkpointing)?,
+            training,
             schedule: config.schedule(n_steps),
             microbatch_tokens: config.microbatch_tokens,
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),

@@ -1,8 +1,10 @@
 //! What all trainers share: a model's parameters with their optimiser, and the rule for steps that are not finite.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
-use crate::arch::{HeadKind, ModelConfig, Parameters, Weights};
+use crate::arch::{BlockGradients, HeadKind, LanguageModel, ModelConfig, Parameters, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
 
@@ -33,7 +35,7 @@ pub fn parameters_for(config: &ModelConfig, head: HeadKind, weights: &Weights) -
 
 /// Views of weights in training that record no gradient: for passes that only look.
 pub(crate) fn detached(parameters: &Parameters) -> Weights {
-    Weights::new(parameters.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().detach())).collect())
+    parameters.weights().detached()
 }
 
 /// Refuses a sequence that is longer than the model's context.
@@ -53,13 +55,27 @@ pub(crate) struct Training {
     gradients: GradAccumulator,
     adamw: AdamW,
     max_grad_norm: f64,
+    /// Where checkpointed blocks leave their gradients.
+    block_gradients: BlockGradients,
 }
 
 impl Training {
     pub(crate) fn new(parameters: Parameters, config: AdamWConfig, max_grad_norm: f64) -> Result<Self> {
         let gradients = GradAccumulator::new(&parameters)?;
         let adamw = AdamW::new(&parameters, config)?;
-        Ok(Self { parameters, gradients, adamw, max_grad_norm })
+        Ok(Self { parameters, gradients, adamw, max_grad_norm, block_gradients: BlockGradients::default() })
+    }
+
+    /// The language model over the parameters, which records gradients.
+    pub(crate) fn language_model(&self, config: &Arc<ModelConfig>, checkpointing: bool) -> Result<LanguageModel> {
+        let model = LanguageModel::new(config, &self.parameters.weights())?;
+        Ok(if checkpointing { model.with_checkpointing(&self.block_gradients) } else { model })
+    }
+
+    /// The scalar model over the parameters, which records gradients.
+    pub(crate) fn scalar_model(&self, config: &Arc<ModelConfig>, checkpointing: bool) -> Result<ScalarModel> {
+        let model = ScalarModel::new(config, &self.parameters.weights())?;
+        Ok(if checkpointing { model.with_checkpointing(&self.block_gradients) } else { model })
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -86,7 +102,9 @@ impl Training {
 
     /// Adds the gradient of a part of the loss.
     pub(crate) fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        self.gradients.add(&self.parameters, loss.backward()?)
+        let mut stores = vec![loss.backward()?];
+        stores.extend(self.block_gradients.take());
+        self.gradients.add(&self.parameters, stores)
     }
 
     /// Global norm of what was added.

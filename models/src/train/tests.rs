@@ -1,3 +1,6 @@
+mod adapters;
+mod checkpointing;
+
 use candle_core::Tensor;
 
 use super::*;

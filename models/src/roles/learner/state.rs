@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::PpoLearner;
-use crate::arch::{Parameters, Weights};
+use crate::arch::Parameters;
 use crate::error::{Error, Result};
 
 /// The one key of the metadata: with several, their order would differ from one state to the next.
@@ -105,7 +105,7 @@ impl PpoLearner {
         if let Some(ema) = &mut self.ema {
             let of = tensor(POLICY_EMA);
             let average = self.policy.parameters().iter().map(|(name, _)| Ok((name.to_owned(), of(name)?)));
-            ema.restore(Weights::new(average.collect::<Result<_>>()?));
+            ema.restore(self.policy.parameters().weights().with_tensors(average.collect::<Result<_>>()?));
         }
         self.policy.adamw_mut().restore(counters.n_policy_steps, tensor(POLICY_ADAM))?;
         self.value.adamw_mut().restore(counters.n_value_steps, tensor(VALUE_ADAM))?;
