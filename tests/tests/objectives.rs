@@ -216,7 +216,7 @@ fn adamw_with_clipping_walks_pytorchs_path() -> Result<()> {
         for (name, gradient) in NAMES.into_iter().zip(tensors(step.gradients)?) {
             // Σ g·p, whose gradient is g.
             let parameter = parameters.get(name).ok_or("no such parameter")?;
-            gradients.add(&parameters, (parameter.as_tensor() * gradient)?.sum_all()?.backward()?)?;
+            gradients.add(&parameters, vec![(parameter.as_tensor() * gradient)?.sum_all()?.backward()?])?;
         }
         let norm = gradients.norm()?;
         assert_close([norm], [step.norm], FORMULA, &format!("norm of step {i}"));

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use rustyline::error::ReadlineError;
 
 use collimate_models::Device;
-use collimate_models::arch::{HeadKind, load_model};
+use collimate_models::arch::HeadKind;
 use collimate_models::data::prompt_tokens;
 use collimate_models::generate::{Engine, SamplingParams};
 use collimate_models::rng;
@@ -14,7 +14,7 @@ use collimate_protocol::records::{Message, PromptText, Role};
 use collimate_protocol::{PolicyVersion, PromptId};
 
 use super::args::ChatArgs;
-use crate::hub;
+use crate::stages::inputs::InputModel;
 
 /// A model and what has been said.
 struct Chat {
@@ -36,9 +36,8 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
         ..SamplingParams::default()
     };
     params.validate()?;
-    let dir = hub::model_dir(&args.model)?;
-    let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu)?;
-    let tokenizer = Tokenizer::load(&dir)?.with_end_tokens(&config.eos_token_ids);
+    let InputModel { config, weights, tokenizer, .. } =
+        InputModel::load(&args.model, HeadKind::Language, &Device::Cpu)?;
     let system = args.system.iter().map(|content| Message { role: Role::System, content: content.clone() });
     let mut chat = Chat {
         engine: Engine::new(&config, &weights, PolicyVersion(0), 1)?,

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use collimate_models::Device;
-use collimate_models::arch::{HeadKind, load_model};
+use collimate_models::arch::HeadKind;
 use collimate_models::data::{Records, prompt_tokens};
 use collimate_models::generate::{Engine, Response, SamplingParams};
 use collimate_models::rng;
@@ -15,7 +15,7 @@ use collimate_protocol::records::{PromptRecord, PromptText};
 use collimate_protocol::{FinishReason, PolicyVersion, PromptId};
 
 use super::args::GenerateArgs;
-use crate::hub;
+use crate::stages::inputs::InputModel;
 
 /// Responses in progress at once.
 const N_SLOTS: usize = 32;
@@ -47,9 +47,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.prompts {
         prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
-    let model = hub::model_dir(&args.model)?;
-    let (config, weights) = load_model(&model, HeadKind::Language, &Device::Cpu)?;
-    let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);
+    let InputModel { config, weights, tokenizer, .. } =
+        InputModel::load(&args.model, HeadKind::Language, &Device::Cpu)?;
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;
 
     let tokens = prompts

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use collimate_models::arch::{HeadKind, LanguageModel, head_kind_of, load_model};
+use collimate_models::arch::{HeadKind, LanguageModel};
 use collimate_models::data::{prompt_tokens, response_tokens};
 use collimate_models::generate::response_logprobs;
 use collimate_models::roles::RewardModelScorer;
@@ -17,7 +17,8 @@ use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
 use super::args::ScoreArgs;
-use crate::{device, hub};
+use crate::device;
+use crate::stages::inputs::InputModel;
 
 /// Lines that are scored in one call.
 const LINES_PER_CALL: usize = 32;
@@ -62,10 +63,7 @@ enum Scorer {
 /// Scores every line, in order.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let device = device::open(&args.device)?;
-    let model = hub::model_dir(&args.model)?;
-    let head = head_kind_of(&model)?;
-    let (config, weights) = load_model(&model, head, &device)?;
-    let tokenizer = Tokenizer::load(&model)?.with_end_tokens(&config.eos_token_ids);
+    let InputModel { head, config, weights, tokenizer, .. } = InputModel::load_any(&args.model, &device)?;
     let mut scorer = match head {
         HeadKind::Scalar => Scorer::Reward(Box::new(RewardModelScorer::new(&config, &weights)?)),
         HeadKind::Language => Scorer::Policy(Box::new(LanguageModel::frozen(&config, &weights)?), args.temperature),

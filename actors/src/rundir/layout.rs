@@ -220,6 +220,11 @@ impl StageDir {
         self.path.join("model")
     }
 
+    /// The adapters that the stage trained, as PEFT reads them.
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
+    }
+
     /// PPO: sampled rollouts.
     pub fn rollouts(&self) -> PathBuf {
         self.path.join("rollouts.jsonl")

@@ -134,6 +134,11 @@ impl StageContext<'_> {
         self.out_dir.join("model")
     }
 
+    /// Where the stage writes its adapters, where it trains those.
+    pub fn adapter_dir(&self) -> PathBuf {
+        self.out_dir.join("adapter")
+    }
+
     /// Ends the stage here if the run was told to stop.
     pub fn check_stop(&self) -> Result<(), StageError> {
         if self.stop.is_stopped() { Err(StageError::Stopped) } else { Ok(()) }

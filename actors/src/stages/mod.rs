@@ -3,7 +3,8 @@
 //! - [`recipe`]: the recipe file. [`run`]: its stages, one after another, in a run directory.
 //! - [`context`]: what every stage is given.
 //! - [`pretrain`], [`sft`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
-//! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; [`data_files`]: files with weights.
+//! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; `outputs`: as they write them;
+//!   [`data_files`]: files with weights.
 //! - [`sampling`], [`labeler`], [`evaluate`]: what reward and PPO stage need around them.
 
 pub mod context;
@@ -11,6 +12,7 @@ pub mod data_files;
 pub mod evaluate;
 pub mod inputs;
 pub mod labeler;
+mod outputs;
 pub mod ppo;
 pub mod ppo_config;
 mod ppo_keeper;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use collimate_models::arch::{HeadKind, Weights, save_model};
+use collimate_models::arch::{HeadKind, Weights};
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::PolicyVersion;
 use collimate_protocol::messages::{RunEvent, RunStatus};
@@ -16,6 +16,7 @@ use super::evaluate::{Judge, side_by_side};
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
+use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
@@ -80,8 +81,7 @@ pub fn run(
         Some(averaged) => averaged,
         None => (*outcome.snapshot.policy).clone(),
     };
-    save_model(&context.model_dir(), &parts.sft.config, HeadKind::Language, &weights)?;
-    parts.tokenizer.save(&context.model_dir())?;
+    save_trained(context, &parts.sft, HeadKind::Language, &weights, config.stage.lora.as_ref())?;
     if outcome.stopped {
         context.observer.note(&format!(
             "stopped at {} of {} updates; the policy as it is lies in {}, and the same command goes on from here",

@@ -9,6 +9,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
+use collimate_models::arch::LoraConfig;
 use collimate_models::generate::CachePolicy;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{PpoConfig, Preset};
@@ -45,6 +46,10 @@ pub struct PpoSetup {
     /// stage's. A recipe with `builtin` or `process` may have neither; the value model then starts from the SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<PathBuf>,
+    /// Trains adapters alone: policy, reference and value model stand on one SFT model in memory, and so does a reward
+    /// model that is an adapter on it. The value model goes on with the reward model's adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// JSON lines with `prompt`. Without it, prompts are cut from the corpus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
@@ -86,6 +91,7 @@ impl Default for PpoSetup {
             preset: None,
             sft: None,
             reward_model: None,
+            lora: None,
             prompts: None,
             max_new_tokens: 32,
             n_generators: 1,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use collimate_models::Device;
-use collimate_models::arch::{HeadKind, ModelConfig, Weights, scalar_from_language};
+use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights, scalar_from_language};
 use collimate_models::data::Records;
 use collimate_models::data::corpus::{Corpus, Split, split_by_index};
 use collimate_models::data::prompts::tokenize_prompts;
@@ -31,8 +31,12 @@ pub type StageFlow = PpoFlow<Weights, PpoLearner>;
 
 /// Everything that PPO and its evaluation read, loaded and checked.
 pub struct PpoParts {
-    /// The SFT model, with the tokenizer of the whole stage.
+    /// The SFT model, with the tokenizer of the whole stage; a base where the stage trains adapters.
     pub sft: InputModel,
+    /// The policy as it starts: the SFT model, with fresh adapters where the stage trains those.
+    policy: Weights,
+    /// The value model as it starts.
+    value: (Arc<ModelConfig>, Weights),
     /// The same tokenizer, for those who keep it.
     pub tokenizer: Arc<collimate_models::tokenizer::Tokenizer>,
     /// The reward model's shape and weights, where there is one.
@@ -86,8 +90,22 @@ impl PpoParts {
     ) -> Result<Self, StageError> {
         check(config, reward_model)?;
         let devices = Devices::open(&config.stage.devices, &context.device)?;
-        let sft = InputModel::load(sft, HeadKind::Language, context)?;
-        let reward_model = reward_model.map(|dir| load_reward_model(dir, &sft, context)).transpose()?;
+        let lora = config.stage.lora.as_ref();
+        let mut sft = InputModel::load(sft, HeadKind::Language, &context.device)?;
+        if lora.is_some() {
+            sft = sft.into_base()?;
+        }
+        let reward_model = reward_model.map(|dir| load_reward_model(dir, &sft, lora)).transpose()?;
+        let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
+        let (value_config, value) = match &reward_model {
+            Some((config, weights)) => (config.clone(), weights.clone()),
+            None => {
+                let mut rng = rng::for_purpose(context.seed, "scalar head");
+                (sft.config.clone(), scalar_from_language(&sft.config, &sft.weights, &mut rng)?)
+            }
+        };
+        let value = start(&value_config, HeadKind::Scalar, &value, lora, context.seed)?;
+        let value = (value_config, value);
         let cut = corpus.map(|_| load_corpus(corpus, &sft.tokenizer, "[ppo]")).transpose()?;
 
         let (prompts, heldout_prompts) = load_prompts(config, &sft, corpus, cut.as_ref())?;
@@ -114,7 +132,18 @@ impl PpoParts {
             }
         };
         let tokenizer = Arc::new(sft.tokenizer.clone());
-        Ok(Self { sft, tokenizer, reward_model, prompts, heldout_prompts, heldout_text, ptx_stream, devices })
+        Ok(Self {
+            sft,
+            policy,
+            value,
+            tokenizer,
+            reward_model,
+            prompts,
+            heldout_prompts,
+            heldout_text,
+            ptx_stream,
+            devices,
+        })
     }
 
     /// How responses are sampled, in training and in evaluation alike.
@@ -146,14 +175,7 @@ impl PpoParts {
         context: &StageContext<'_>,
     ) -> Result<StageFlow, StageError> {
         let PpoStageConfig { stage, flow, objective } = config;
-        let (value_config, value) = match &self.reward_model {
-            Some((value_config, weights)) => (value_config.clone(), weights.clone()),
-            None => {
-                let mut rng = rng::for_purpose(context.seed, "scalar head");
-                let weights = scalar_from_language(&self.sft.config, &self.sft.weights, &mut rng)?;
-                (self.sft.config.clone(), weights)
-            }
-        };
+        let (value_config, value) = self.value.clone();
         let (sft, seed) = (self.sft.config.clone(), context.seed);
         let params = self.sampling(config);
         let sampler = |device: &Device| {
@@ -195,7 +217,7 @@ impl PpoParts {
         });
         let trainer = {
             let (objective, flow, device) = (objective.clone(), flow.clone(), self.devices.learner.clone());
-            let (sft, policy) = (sft.clone(), self.sft.weights.clone());
+            let (sft, policy) = (sft.clone(), self.policy.clone());
             Factory::new(move || {
                 let learner = PpoLearner::new(PpoStart {
                     config: &objective,
@@ -277,12 +299,38 @@ fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), Sta
     }
 }
 
+/// Where a model starts: from these weights as they are, or from adapters on them.
+fn start(
+    config: &ModelConfig,
+    head: HeadKind,
+    weights: &Weights,
+    lora: Option<&LoraConfig>,
+    seed: u64,
+) -> Result<Weights, StageError> {
+    match lora {
+        Some(lora) if !weights.has_adapters() => {
+            let purpose = format!("adapters of PPO, {head:?}");
+            Ok(weights.adapted(config, head, lora, &mut rng::for_purpose(seed, &purpose))?)
+        }
+        _ => Ok(weights.clone()),
+    }
+}
+
+/// The reward model: on the SFT model's weights where it is an adapter on that and the stage trains adapters.
 fn load_reward_model(
     dir: &Path,
     sft: &InputModel,
-    context: &StageContext<'_>,
+    lora: Option<&LoraConfig>,
 ) -> Result<(Arc<ModelConfig>, Weights), StageError> {
-    let model = InputModel::load(dir, HeadKind::Scalar, context)?;
+    if lora.is_some()
+        && let Some(weights) = sft.with_adapters_in(dir)?
+    {
+        return Ok((sft.config.clone(), weights));
+    }
+    let mut model = InputModel::load(dir, HeadKind::Scalar, sft.weights.device())?;
+    if lora.is_some() {
+        model = model.into_base()?;
+    }
     // Its ids would mean other words to it than to the policy.
     sft.tokenizer.require_same(&sft.dir.display().to_string(), &model.tokenizer, &dir.display().to_string())?;
     Ok((model.config, model.weights))

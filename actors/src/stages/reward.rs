@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use collimate_models::arch::{HeadKind, save_model, scalar_from_language};
+use collimate_models::arch::{HeadKind, LoraConfig, scalar_from_language};
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
 use collimate_models::data::corpus::{Split, split_by_index};
 use collimate_models::data::demonstrations::stream_examples;
@@ -19,6 +19,7 @@ use collimate_protocol::roles::RewardRequest;
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, load_corpus};
+use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::cut;
 use super::{labeler, sampling};
@@ -51,6 +52,10 @@ pub struct RewardConfig {
     pub n_epochs: usize,
     /// Comparisons in one optimiser step; all responses of each stay together.
     pub batch_size: usize,
+    /// Trains adapters and the scalar head alone, on the SFT model as it is. `model` then holds all as one, and `adapter`
+    /// what PEFT reads and what PPO by adapters puts on the SFT model that it has in memory anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// The optimiser.
     pub optim: OptimConfig,
 }
@@ -66,6 +71,7 @@ impl Default for RewardConfig {
             // More passes overfit (Ouyang et al. 2022, section 3.5).
             n_epochs: 1,
             batch_size: 16,
+            lora: None,
             optim: OptimConfig { lr: 1e-4, weight_decay: 0.0, ..OptimConfig::default() },
         }
     }
@@ -99,7 +105,10 @@ pub fn run(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<RewardSummary, StageError> {
-    let sft = InputModel::load(sft, HeadKind::Language, context)?;
+    let mut sft = InputModel::load(sft, HeadKind::Language, &context.device)?;
+    if config.lora.is_some() {
+        sft = sft.into_base()?;
+    }
     let comparisons_path = match (&config.comparisons, &config.labeler) {
         (Some(path), None) => path.clone(),
         (None, Some(labeler)) => label(labeler, &sft, corpus, context)?,
@@ -123,7 +132,12 @@ pub fn run(
     let mut rng = rng::for_purpose(context.seed, "order of comparisons");
     let minibatches: Vec<Vec<usize>> =
         (0..config.n_epochs).flat_map(|_| shuffled_minibatches(train.len(), config.batch_size, &mut rng)).collect();
-    let weights = scalar_from_language(&sft.config, &sft.weights, &mut rng::for_purpose(context.seed, "scalar head"))?;
+    let mut weights =
+        scalar_from_language(&sft.config, &sft.weights, &mut rng::for_purpose(context.seed, "scalar head"))?;
+    if let Some(lora) = &config.lora {
+        let mut rng = rng::for_purpose(context.seed, "adapters of the reward model");
+        weights = weights.adapted(&sft.config, HeadKind::Scalar, lora, &mut rng)?;
+    }
     let mut trainer = RewardTrainer::new(&sft.config, &weights, &config.optim, minibatches.len() as u64)?;
     let budget = config.optim.microbatch_tokens;
     context.observer.phase("reward", minibatches.len() as u64);
@@ -142,8 +156,7 @@ pub fn run(
     let demonstrations = bias_demonstrations(config, corpus, &sft)?;
     let bias = trainer.shift_bias(&demonstrations)?;
     let weights = trainer.weights()?;
-    save_model(&context.model_dir(), &sft.config, HeadKind::Scalar, &weights)?;
-    sft.tokenizer.save(&context.model_dir())?;
+    save_trained(context, &sft, HeadKind::Scalar, &weights, config.lora.as_ref())?;
     Ok(RewardSummary {
         heldout_accuracy: accuracy.mean,
         heldout_accuracy_stderr: accuracy.stderr,

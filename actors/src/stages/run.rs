@@ -174,7 +174,12 @@ pub fn input_models(recipe: &Recipe, dir: &RunDir) -> Result<(PathBuf, Option<Pa
     let sft = input(recipe, dir, config.stage.sft.as_deref(), "ppo.sft", Stage::Sft)?;
     let reward_model = match (&config.stage.reward_model, &recipe.reward) {
         (None, None) => None,
-        (named, _) => Some(input(recipe, dir, named.as_deref(), "ppo.reward_model", Stage::Reward)?),
+        (Some(named), _) => Some(named.clone()),
+        (None, Some(_)) => {
+            let model = input(recipe, dir, None, "ppo.reward_model", Stage::Reward)?;
+            let adapter = dir.stage(Stage::Reward).adapter();
+            Some(if config.stage.lora.is_some() && adapter.exists() { adapter } else { model })
+        }
     };
     Ok((sft, reward_model))
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use collimate_models::arch::{HeadKind, save_model};
+use collimate_models::arch::{HeadKind, LoraConfig};
+use collimate_models::rng;
 use collimate_models::train::{LmTrainer, OptimConfig, heldout_nll};
 use collimate_protocol::records::SftSummary;
 
 use super::context::{StageContext, StageError};
 use super::data_files::DataFiles;
 use super::inputs::InputModel;
+use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::SftData;
 
@@ -36,6 +38,9 @@ pub struct SftConfig {
     pub batch_size: usize,
     /// Stop after this many optimiser steps; 0 makes all passes.
     pub max_steps: u64,
+    /// Trains adapters alone, on the base model as it is. `model` then holds both as one, and `adapter` what PEFT reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// The optimiser.
     pub optim: OptimConfig,
 }
@@ -50,6 +55,7 @@ impl Default for SftConfig {
             n_epochs: 1,
             batch_size: 32,
             max_steps: 0,
+            lora: None,
             optim: OptimConfig { lr: 3e-4, weight_decay: 0.0, ..OptimConfig::default() },
         }
     }
@@ -62,7 +68,7 @@ pub fn run(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<SftSummary, StageError> {
-    let base = InputModel::load(base, HeadKind::Language, context)?;
+    let mut base = InputModel::load(base, HeadKind::Language, &context.device)?;
     let data = match &config.demonstrations {
         Some(files) => SftData::of_files(files, config, &base)?,
         None => SftData::of_corpus(corpus, &base.tokenizer)?,
@@ -73,6 +79,11 @@ pub fn run(
         max_steps => n_passes.min(max_steps as usize),
     };
     let heldout = &data.heldout;
+    if let Some(lora) = &config.lora {
+        base = base.into_base()?;
+        let mut rng = rng::for_purpose(context.seed, "adapters of the SFT model");
+        base.weights = base.weights.adapted(&base.config, HeadKind::Language, lora, &mut rng)?;
+    }
     let mut trainer = LmTrainer::new(&base.config, &base.weights, &config.optim, n_steps as u64)?;
     let budget = config.optim.microbatch_tokens;
     let before = heldout_nll(&trainer.model()?, heldout, budget)?;
@@ -84,8 +95,7 @@ pub fn run(
         context.observer.step(step_idx as u64 + 1, &metrics);
     }
     let after = heldout_nll(&trainer.model()?, heldout, budget)?;
-    save_model(&context.model_dir(), &base.config, HeadKind::Language, &trainer.weights()?)?;
-    base.tokenizer.save(&context.model_dir())?;
+    save_trained(context, &base, HeadKind::Language, &trainer.weights()?, config.lora.as_ref())?;
     Ok(SftSummary {
         heldout_nll_before: before.mean,
         heldout_nll: after.mean,

@@ -60,6 +60,11 @@ impl Weights {
         self.on.is_some()
     }
 
+    /// Whether they have adapters.
+    pub fn has_adapters(&self) -> bool {
+        self.on.as_ref().is_some_and(|on| !on.scales.is_empty())
+    }
+
     /// The adapter of a linear layer, where it has one.
     pub(super) fn adapter(&self, module: &str) -> Result<Option<LoraTensors>> {
         self.on.as_ref().map_or(Ok(None), |on| on.adapter(module, &self.tensors))
