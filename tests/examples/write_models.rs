@@ -1,4 +1,5 @@
-//! Writes tiny models of every kind, with what they compute, for `tests/scripts/check_transformers_loads.py`:
+//! Writes tiny models of every kind, and adapters, with what they compute, for `tests/scripts/check_transformers_loads.py`
+//! and `tests/scripts/check_peft_loads.py`:
 //!
 //! ```text
 //! cargo run -p collimate-tests --example write_models -- FOLDER
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use collimate_models::Device;
 use collimate_models::arch::{
-    HeadKind, LanguageModel, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights, head_kind_of, load_model,
-    save_model,
+    HeadKind, LanguageModel, LoraConfig, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights, head_kind_of,
+    load_model, save_adapter, save_model, scalar_from_language,
 };
 use collimate_models::kernels::{self, WeightLayout};
 use collimate_models::rng;
@@ -53,7 +54,9 @@ fn main() -> anyhow::Result<()> {
     }
     write_tokenizer(&folder.join("gpt2"), &tokenizer)?;
     for entry in fs::read_dir(fixture::path("hf"))? {
-        save_again(&entry?.path(), &folder)?;
+        let dir = entry?.path();
+        save_again(&dir, &folder)?;
+        write_adapter(&dir, &folder.join("adapters"))?;
     }
     Ok(())
 }
@@ -78,11 +81,44 @@ fn write_model(dir: &Path, config: &Value, head: HeadKind) -> anyhow::Result<()>
         weights.insert(name, (tensor + rng::normal(&mut rng, tensor.dims(), 0.2, &Device::Cpu)?)?);
     }
     save_model(dir, &config, head, &weights)?;
+    write_expected(dir, &config, head, &weights)
+}
+
+/// Adapters on a model that transformers wrote: as a language model, and as a reward model with a head of its own.
+fn write_adapter(base: &Path, folder: &Path) -> anyhow::Result<()> {
+    if head_kind_of(base)? == HeadKind::Scalar {
+        return Ok(());
+    }
+    let (config, weights) = load_model(base, HeadKind::Language, &Device::Cpu)?;
+    let mut rng = rng::for_purpose(0, "adapters for PEFT");
+    let scalar = scalar_from_language(&config, &weights, &mut rng)?;
+    let name = base.file_name().ok_or_else(|| anyhow::anyhow!("{} has no name", base.display()))?;
+    for (head, weights) in [(HeadKind::Language, weights), (HeadKind::Scalar, scalar)] {
+        let lora = LoraConfig { r: 3, lora_alpha: 5.0, use_rslora: head == HeadKind::Scalar, ..LoraConfig::default() };
+        let fresh = weights.into_base(&config)?.adapted(&config, head, &lora, &mut rng)?;
+        let filled = fresh.iter().map(|(name, tensor)| {
+            Ok((name.to_owned(), rng::normal(&mut rng, tensor.dims(), 0.3, &Device::Cpu)?))
+        });
+        let adapted = fresh.with_tensors(filled.collect::<anyhow::Result<_>>()?);
+        let dir = folder.join(format!("{}{}", name.display(), if head == HeadKind::Scalar { "_score" } else { "" }));
+        save_adapter(&dir, &config, head, &adapted, &lora, &base.canonicalize()?.display().to_string())?;
+        write_expected(&dir, &config, head, &adapted)?;
+    }
+    Ok(())
+}
+
+/// What a model computes.
+fn write_expected(
+    dir: &Path,
+    config: &std::sync::Arc<ModelConfig>,
+    head: HeadKind,
+    weights: &Weights,
+) -> anyhow::Result<()> {
     let sequences = vec![vec![5, 11, 3], vec![2, 9, 9, 17, 0, 23, 4], vec![1, 4, 8, 15, 16, 23, 4, 2, 19, 7, 7, 0]];
     let packed = PackedSequences::new(&sequences);
     let expected = match head {
         HeadKind::Language => {
-            let model = LanguageModel::frozen(&config, &weights)?;
+            let model = LanguageModel::frozen(config, weights)?;
             let hidden = model.decoder().forward_packed(&packed)?;
             let rows = kernels::linear(&hidden, model.unembedding(), WeightLayout::OutIn, None)?.to_vec2::<f32>()?;
             let logits: Vec<_> = packed.offsets.windows(2).map(|bounds| &rows[bounds[0]..bounds[1]]).collect();
@@ -91,8 +127,9 @@ fn write_model(dir: &Path, config: &Value, head: HeadKind) -> anyhow::Result<()>
         HeadKind::Scalar => {
             assert!(weights.get(SCORE_BIAS)?.to_vec1::<f32>()? != [0.0]);
             let last_rows: Vec<u32> = packed.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
-            let scores = ScalarModel::frozen(&config, &weights)?.scalars_at(&packed, &last_rows)?;
-            json!({"sequences": sequences, "scores": scores.to_vec1::<f32>()?})
+            let scores = ScalarModel::frozen(config, weights)?.scalars_at(&packed, &last_rows)?;
+            let bias = weights.get(SCORE_BIAS)?.to_vec1::<f32>()?[0];
+            json!({"sequences": sequences, "scores": scores.to_vec1::<f32>()?, "score_bias": bias})
         }
     };
     fs::write(dir.join("expected.json"), format!("{expected}\n"))?;

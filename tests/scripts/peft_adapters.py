@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python tests/scripts/peft_adapters.py
 
 Needs torch, transformers, peft, and the models that hf_parity.py wrote. Each folder holds an adapter and
-`expected.json`: the `base`, and `sequences` with the `logits` at their last tokens or the `scores`.
+`expected.json`: the `base`, `sequences` with the `logits` at their last tokens or the `scores`, and of language models the
+mean `loss` of all tokens but the first and the norm of its gradient by each matrix of the adapter.
 tests/tests/adapters.rs reads them.
 """
 
@@ -50,14 +51,34 @@ def main():
                 if "lora_" in parameter_name or "modules_to_save" in parameter_name:
                     torch.nn.init.normal_(parameter, std=0.3)
             outputs = [model(torch.tensor([sequence])).logits[0] for sequence in SEQUENCES]
+        gradients = {}
+        if not is_score:
+            n_targets = sum(len(sequence) - 1 for sequence in SEQUENCES)
+            losses = [
+                torch.nn.functional.cross_entropy(
+                    model(torch.tensor([sequence])).logits[0, :-1], torch.tensor(sequence[1:]), reduction="sum"
+                )
+                for sequence in SEQUENCES
+            ]
+            loss = sum(losses) / n_targets
+            loss.backward()
+            gradients["loss"] = loss.item()
+            gradients["gradients"] = {
+                parameter_name.removeprefix("base_model.model.").replace(".default", ""): parameter.grad.norm().item()
+                for parameter_name, parameter in sorted(model.named_parameters())
+                if parameter.grad is not None
+            }
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)
         config = json.loads((folder / "adapter_config.json").read_text())
         config["base_model_name_or_path"] = base
+        if isinstance(config["target_modules"], list):  # a set, in any order
+            config["target_modules"].sort()
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         key = "scores" if is_score else "logits"
         expected = [output.item() for output in outputs] if is_score else [output[-1].tolist() for output in outputs]
-        (folder / "expected.json").write_text(json.dumps({"base": base, "sequences": SEQUENCES, key: expected}) + "\n")
+        everything = {"base": base, "sequences": SEQUENCES, key: expected} | gradients
+        (folder / "expected.json").write_text(json.dumps(everything) + "\n")
         print(f"{name}: {sum(file.stat().st_size for file in folder.iterdir()) / 1000:.0f} kB")
 
 
