@@ -1,6 +1,8 @@
-//! The process: how it is set up for tensors on the CPU, and how much of the CPU it takes.
+//! The process: how it is set up for tensors on the CPU, and how much of CPU and memory it takes.
 
 use std::time::Duration;
+
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Sets the allocator and the thread pools up. The binary does this first of all; a service of your own that trains on
 /// the CPU is some 25 to 40 % slower without.
@@ -37,6 +39,48 @@ fn tune_allocator() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn tune_allocator() {}
+
+/// Gives freed memory back to the kernel after all: between parts of a run whose tensors are of other sizes, and lie in
+/// other threads' shares of it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn release_freed_memory() {
+    // SAFETY: it changes nothing that is in use.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Gives freed memory back to the kernel, where the allocator keeps it.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn release_freed_memory() {}
+
+/// Memory that can be had without swapping, of the machine or of the container: bytes; `None` where that is not known.
+pub fn available_memory() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory();
+    let of_container = system.cgroup_limits().map(|limits| limits.free_memory);
+    let available = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
+    Some(of_container.map_or(available, |free| free.min(available)))
+}
+
+/// Memory that the process has now: bytes; 0 where that is not known.
+pub fn memory_in_use() -> u64 {
+    let (Ok(own), Ok(mut system)) = (sysinfo::get_current_pid(), System::new()) else { return 0 };
+    let what = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, what);
+    system.process(own).map_or(0, sysinfo::Process::memory)
+}
+
+/// The most memory that the process has had since [`forget_peak`]; `None` where that is not known.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))?;
+    Some(1024 * kilobytes.trim().parse::<u64>().ok()?)
+}
+
+/// Measures the peak from now on, where the system lets it.
+pub fn forget_peak() {
+    // Of no consequence where it fails: the peak is then that of the whole process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
 
 /// CPU time of all threads of the process so far.
 pub fn cpu_time() -> Duration {

@@ -11,6 +11,7 @@
 //! - [`objective`]: what is optimised, as free functions over named inputs.
 //! - [`optim`]: from gradients to new weights.
 //! - [`train`]: a language or reward model, step by step; PPO's settings.
+//! - [`memory`]: how much memory models take.
 //! - [`roles`]: what the actors ask of the models.
 //! - [`data`]: text and records on their way into the stages.
 //! - [`reward`]: built-in reward functions.
@@ -27,6 +28,7 @@ pub mod error;
 pub mod generate;
 pub mod gguf;
 pub mod kernels;
+pub mod memory;
 pub mod objective;
 pub mod optim;
 pub mod reward;

@@ -14,7 +14,7 @@ use collimate_protocol::records::{Message, PromptText, Role};
 use collimate_protocol::{PolicyVersion, PromptId};
 
 use super::args::ChatArgs;
-use crate::stages::inputs::InputModel;
+use crate::stages::inputs::{InputModel, ModelFiles};
 
 /// A model and what has been said.
 struct Chat {
@@ -36,8 +36,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
         ..SamplingParams::default()
     };
     params.validate()?;
-    let InputModel { config, weights, tokenizer, .. } =
-        InputModel::load(&args.model, HeadKind::Language, &Device::Cpu)?;
+    let files = ModelFiles::open(&args.model, HeadKind::Language)?;
+    let InputModel { config, weights } = files.load(&Device::Cpu)?;
+    let tokenizer = files.tokenizer;
     let system = args.system.iter().map(|content| Message { role: Role::System, content: content.clone() });
     let mut chat = Chat {
         engine: Engine::new(&config, &weights, PolicyVersion(0), 1)?,

@@ -15,7 +15,7 @@ use collimate_protocol::records::{PromptRecord, PromptText};
 use collimate_protocol::{FinishReason, PolicyVersion, PromptId};
 
 use super::args::GenerateArgs;
-use crate::stages::inputs::InputModel;
+use crate::stages::inputs::{InputModel, ModelFiles};
 
 /// Responses in progress at once.
 const N_SLOTS: usize = 32;
@@ -47,8 +47,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.prompts {
         prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
-    let InputModel { config, weights, tokenizer, .. } =
-        InputModel::load(&args.model, HeadKind::Language, &Device::Cpu)?;
+    let files = ModelFiles::open(&args.model, HeadKind::Language)?;
+    let InputModel { config, weights } = files.load(&Device::Cpu)?;
+    let tokenizer = files.tokenizer;
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;
 
     let tokens = prompts

@@ -18,7 +18,7 @@ use collimate_protocol::roles::{RewardFunction, RewardRequest};
 
 use super::args::ScoreArgs;
 use crate::device;
-use crate::stages::inputs::InputModel;
+use crate::stages::inputs::{InputModel, ModelFiles};
 
 /// Lines that are scored in one call.
 const LINES_PER_CALL: usize = 32;
@@ -63,7 +63,9 @@ enum Scorer {
 /// Scores every line, in order.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let device = device::open(&args.device)?;
-    let InputModel { head, config, weights, tokenizer, .. } = InputModel::load_any(&args.model, &device)?;
+    let files = ModelFiles::open_any(&args.model)?;
+    let InputModel { config, weights } = files.load(&device)?;
+    let ModelFiles { head, tokenizer, .. } = files;
     let mut scorer = match head {
         HeadKind::Scalar => Scorer::Reward(Box::new(RewardModelScorer::new(&config, &weights)?)),
         HeadKind::Language => Scorer::Policy(Box::new(LanguageModel::frozen(&config, &weights)?), args.temperature),

@@ -9,10 +9,12 @@ use tokio::sync::watch;
 use collimate_models::Device;
 use collimate_protocol::RoleError;
 
+use super::memory::MemoryEstimate;
 use crate::device::DeviceError;
 use crate::flow::RunError;
 use crate::flow::replay::ReplayError;
 use crate::hub::HubError;
+use crate::process;
 use crate::rundir::RunDirError;
 
 /// Why a stage did not complete.
@@ -137,6 +139,13 @@ impl StageContext<'_> {
     /// Where the stage writes its adapters, where it trains those.
     pub fn adapter_dir(&self) -> PathBuf {
         self.out_dir.join("adapter")
+    }
+
+    /// Tells what the stage will take of memory, before it reads a model, and refuses what can't fit.
+    pub fn check_memory(&mut self, estimate: MemoryEstimate) -> Result<(), StageError> {
+        let available = process::available_memory();
+        self.observer.note(&estimate.table(process::memory_in_use(), available));
+        available.map_or(Ok(()), |available| estimate.check(available))
     }
 
     /// Ends the stage here if the run was told to stop.

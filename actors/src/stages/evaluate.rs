@@ -14,7 +14,7 @@ use super::context::{StageError, StageObserver, StopFlag};
 use super::sampling;
 
 /// Rollouts that the reference scores in one call.
-const REFERENCE_BATCH: usize = 64;
+pub(super) const REFERENCE_BATCH: usize = 64;
 
 /// Everything that judges a policy. The same judge sees the policy before and after, with the same sampling seeds.
 pub struct Judge<'a> {

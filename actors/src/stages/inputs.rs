@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use collimate_models::Device;
-use collimate_models::arch::{Adapter, HeadKind, ModelConfig, Weights, head_kind_of, load_model};
+use collimate_models::arch::{Adapter, HeadKind, ModelConfig, Weights, head_kind_of, load_config, load_model};
 use collimate_models::data::corpus::{Corpus, read_paragraphs};
 use collimate_models::tokenizer::Tokenizer;
 
@@ -12,58 +12,64 @@ use super::context::StageError;
 use super::recipe::CorpusConfig;
 use crate::hub;
 
-/// A model as a stage starts from it.
-pub struct InputModel {
+/// A model that a stage is to start from, before its weights are read.
+pub struct ModelFiles {
     /// Where it lies.
     pub dir: PathBuf,
     /// What stands on its decoder.
     pub head: HeadKind,
     /// Its config.
     pub config: Arc<ModelConfig>,
-    /// Its weights.
-    pub weights: Weights,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// What its adapters take, where it is an adapter.
+    pub adapter_bytes: u64,
+    /// The model that it is an adapter on, where it is one, with that one's head.
+    base: Option<(PathBuf, HeadKind)>,
 }
 
-impl InputModel {
-    /// Reads a model directory with its tokenizer; one of the hub is fetched if need be. Of a directory that holds an
-    /// adapter of PEFT's, the model that it was trained on is read, with the adapter in its weights.
-    pub fn load(dir: &Path, head: HeadKind, device: &Device) -> Result<Self, StageError> {
-        Self::read(dir, Some(head), device)
+impl ModelFiles {
+    /// Reads config and tokenizer of a model directory; a model of the hub is fetched if need be. A directory that holds an
+    /// adapter of PEFT's stands for the model that it was trained on with the adapter in its weights.
+    pub fn open(dir: &Path, head: HeadKind) -> Result<Self, StageError> {
+        Self::read(dir, Some(head))
     }
 
     /// The same, with whatever head the model has.
-    pub fn load_any(dir: &Path, device: &Device) -> Result<Self, StageError> {
-        Self::read(dir, None, device)
+    pub fn open_any(dir: &Path) -> Result<Self, StageError> {
+        Self::read(dir, None)
     }
 
-    fn read(dir: &Path, wanted: Option<HeadKind>, device: &Device) -> Result<Self, StageError> {
+    fn read(dir: &Path, wanted: Option<HeadKind>) -> Result<Self, StageError> {
         let dir = hub::model_dir(dir)?;
-        let (head, config, weights, tokenizer_dir) = if Adapter::is_in(&dir) {
-            let adapter = Adapter::load(&dir, device)?;
-            let base = base_dir(&adapter, &dir)?;
-            let base_head = head_kind_of(&base)?;
-            let (config, weights) = load_model(&base, base_head, device)?;
-            let (head, weights) = adapter.merged(&config, base_head, &weights)?;
+        let (mut base, mut adapter_bytes) = (None, 0);
+        let (mut config_dir, mut tokenizer_dir) = (dir.clone(), dir.clone());
+        let head = if Adapter::is_in(&dir) {
+            // Only what it says is read here; a few megabytes.
+            let adapter = Adapter::load(&dir, &Device::Cpu)?;
+            config_dir = base_dir(&adapter, &dir)?;
+            let base_head = head_kind_of(&config_dir)?;
+            if !has_tokenizer(&dir) {
+                tokenizer_dir.clone_from(&config_dir);
+            }
+            base = Some((config_dir.clone(), base_head));
+            adapter_bytes = adapter.n_bytes();
+            let head = adapter.head(base_head);
             if wanted.is_some_and(|wanted| wanted != head) {
-                let kind = |head| if head == HeadKind::Scalar { "a reward model" } else { "a language model" };
-                let expected = if head == HeadKind::Scalar { HeadKind::Language } else { HeadKind::Scalar };
+                let [made, expected] = match head {
+                    HeadKind::Scalar => ["a reward model", "a language model"],
+                    HeadKind::Language => ["a language model", "a reward model"],
+                };
                 return Err(StageError::Setting(format!(
-                    "{} holds an adapter that makes {}, expected {}",
-                    dir.display(),
-                    kind(head),
-                    kind(expected)
+                    "{} holds an adapter that makes {made}, expected {expected}",
+                    dir.display()
                 )));
             }
-            // The adapter may have come with a tokenizer of its own.
-            let tokenizer_dir = if has_tokenizer(&dir) { dir.clone() } else { base };
-            (head, config, weights, tokenizer_dir)
+            head
         } else {
-            let head = wanted.map_or_else(|| head_kind_of(&dir), Ok)?;
-            let (config, weights) = load_model(&dir, head, device)?;
-            (head, config, weights, dir.clone())
+            wanted.map_or_else(|| head_kind_of(&dir), Ok)?
         };
+        let config = Arc::new(load_config(&config_dir)?);
         let tokenizer = Tokenizer::load(&tokenizer_dir)?.with_end_tokens(&config.eos_token_ids);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(StageError::Setting(format!(
@@ -73,26 +79,13 @@ impl InputModel {
                 config.vocab_size
             )));
         }
-        Ok(Self { dir, head, config, weights, tokenizer })
+        Ok(Self { dir, head, config, tokenizer, adapter_bytes, base })
     }
 
-    /// The model frozen, for adapters to stand on: [`Weights::into_base`].
-    pub fn into_base(self) -> Result<Self, StageError> {
-        Ok(Self { weights: self.weights.into_base(&self.config)?, ..self })
-    }
-
-    /// The model as adapters in `dir` make it, on the weights that this one, a base, already has in memory; `None` where
-    /// the adapters are of another model, or are more than can stand on a base.
-    pub fn with_adapters_in(&self, dir: &Path) -> Result<Option<Weights>, StageError> {
-        if !Adapter::is_in(dir) {
-            return Ok(None);
-        }
-        let adapter = Adapter::load(dir, self.weights.device())?;
+    /// Whether this is an adapter on that model, which can stand on its weights as a base.
+    pub fn stands_on(&self, model: &Self) -> bool {
         let real = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        if real(&base_dir(&adapter, dir)?) != real(&self.dir) {
-            return Ok(None);
-        }
-        Ok(adapter.on_base(&self.config, &self.weights)?)
+        self.base.as_ref().is_some_and(|(base, _)| real(base) == real(&model.dir)) && model.base.is_none()
     }
 
     /// How an adapter names this model as its base: by its whole path.
@@ -100,13 +93,37 @@ impl InputModel {
         self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone()).display().to_string()
     }
 
-    /// The tokens that end a response: the model's own, or else the tokenizer's.
-    pub fn end_tokens(&self) -> Vec<u32> {
-        if self.config.eos_token_ids.is_empty() {
-            vec![self.tokenizer.eos()]
-        } else {
-            self.config.eos_token_ids.clone()
-        }
+    /// Reads the weights.
+    pub fn load(&self, device: &Device) -> Result<InputModel, StageError> {
+        let weights = match &self.base {
+            None => load_model(&self.dir, self.head, device)?.1,
+            Some((base, head)) => {
+                let (config, weights) = load_model(base, *head, device)?;
+                Adapter::load(&self.dir, device)?.merged(&config, *head, &weights)?.1
+            }
+        };
+        Ok(InputModel { config: self.config.clone(), weights })
+    }
+}
+
+/// A model as a stage starts from it.
+pub struct InputModel {
+    /// Its config.
+    pub config: Arc<ModelConfig>,
+    /// Its weights.
+    pub weights: Weights,
+}
+
+impl InputModel {
+    /// The model frozen, for adapters to stand on: [`Weights::into_base`].
+    pub fn into_base(self) -> Result<Self, StageError> {
+        Ok(Self { weights: self.weights.into_base(&self.config)?, ..self })
+    }
+
+    /// The adapters of a model that [stands on](ModelFiles::stands_on) this one, a base, on the weights that this one has
+    /// in memory already; `None` where they are more than can stand on a base.
+    pub fn with_adapters_of(&self, other: &ModelFiles) -> Result<Option<Weights>, StageError> {
+        Ok(Adapter::load(&other.dir, self.weights.device())?.on_base(&self.config, &self.weights)?)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod data_files;
 pub mod evaluate;
 pub mod inputs;
 pub mod labeler;
+pub mod memory;
 mod outputs;
 pub mod ppo;
 pub mod ppo_config;

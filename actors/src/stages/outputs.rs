@@ -3,13 +3,13 @@
 use collimate_models::arch::{HeadKind, LoraConfig, Weights, save_adapter, save_model};
 
 use super::context::{StageContext, StageError};
-use super::inputs::InputModel;
+use super::inputs::ModelFiles;
 
 /// Writes what a stage has made of `start` to the stage's `model`, adapters as part of it, with the tokenizer; and
 /// adapters alone to the stage's `adapter`.
 pub fn save_trained(
     context: &StageContext<'_>,
-    start: &InputModel,
+    start: &ModelFiles,
     head: HeadKind,
     weights: &Weights,
     lora: Option<&LoraConfig>,

@@ -20,6 +20,7 @@ use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
+use crate::process;
 use crate::rundir::{StageDir, StatusFile};
 
 /// Samples of both policies that the summary keeps.
@@ -68,6 +69,8 @@ pub fn run(
     let (before, before_samples) =
         judge.judge(&parts.sft.config, &parts.sft.weights, &context.stop, context.observer)?;
 
+    process::release_freed_memory();
+
     let dir = StageDir::at(&context.out_dir);
     let Earlier { checkpoint, notes } = earlier(&dir)?;
     notes.iter().for_each(|note| context.observer.note(note));
@@ -81,7 +84,7 @@ pub fn run(
         Some(averaged) => averaged,
         None => (*outcome.snapshot.policy).clone(),
     };
-    save_trained(context, &parts.sft, HeadKind::Language, &weights, config.stage.lora.as_ref())?;
+    save_trained(context, &parts.files, HeadKind::Language, &weights, config.stage.lora.as_ref())?;
     if outcome.stopped {
         context.observer.note(&format!(
             "stopped at {} of {} updates; the policy as it is lies in {}, and the same command goes on from here",
@@ -92,6 +95,7 @@ pub fn run(
         return Err(StageError::Stopped);
     }
 
+    process::release_freed_memory();
     context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
     let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
     Ok(PpoSummary {

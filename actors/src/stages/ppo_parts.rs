@@ -19,7 +19,8 @@ use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use super::context::{StageContext, StageError};
-use super::inputs::{InputModel, load_corpus};
+use super::inputs::{InputModel, ModelFiles, load_corpus};
+use super::memory;
 use super::ppo_config::{PpoStageConfig, RoleDevices};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
@@ -31,7 +32,9 @@ pub type StageFlow = PpoFlow<Weights, PpoLearner>;
 
 /// Everything that PPO and its evaluation read, loaded and checked.
 pub struct PpoParts {
-    /// The SFT model, with the tokenizer of the whole stage; a base where the stage trains adapters.
+    /// Where the SFT model was read from.
+    pub files: ModelFiles,
+    /// The SFT model; a base where the stage trains adapters.
     pub sft: InputModel,
     /// The policy as it starts: the SFT model, with fresh adapters where the stage trains those.
     policy: Weights,
@@ -86,16 +89,24 @@ impl PpoParts {
         sft: &Path,
         reward_model: Option<&Path>,
         corpus: Option<&CorpusConfig>,
-        context: &StageContext<'_>,
+        context: &mut StageContext<'_>,
     ) -> Result<Self, StageError> {
         check(config, reward_model)?;
         let devices = Devices::open(&config.stage.devices, &context.device)?;
         let lora = config.stage.lora.as_ref();
-        let mut sft = InputModel::load(sft, HeadKind::Language, &context.device)?;
+        let files = ModelFiles::open(sft, HeadKind::Language)?;
+        let reward_files = reward_model.map(|dir| open_reward_model(dir, &files)).transpose()?;
+        let cut = corpus.map(|_| load_corpus(corpus, &files.tokenizer, "[ppo]")).transpose()?;
+        let (prompts, heldout_prompts) = load_prompts(config, &files, corpus, cut.as_ref())?;
+        let longest = prompts.iter().chain(&heldout_prompts).map(Vec::len).max().unwrap_or(0);
+        context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), longest)?)?;
+
+        let mut sft = files.load(&context.device)?;
         if lora.is_some() {
             sft = sft.into_base()?;
         }
-        let reward_model = reward_model.map(|dir| load_reward_model(dir, &sft, lora)).transpose()?;
+        let reward_model = reward_files.map(|files_of_it| load_reward_model(&files_of_it, &files, &sft, lora));
+        let reward_model = reward_model.transpose()?;
         let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
         let (value_config, value) = match &reward_model {
             Some((config, weights)) => (config.clone(), weights.clone()),
@@ -106,9 +117,6 @@ impl PpoParts {
         };
         let value = start(&value_config, HeadKind::Scalar, &value, lora, context.seed)?;
         let value = (value_config, value);
-        let cut = corpus.map(|_| load_corpus(corpus, &sft.tokenizer, "[ppo]")).transpose()?;
-
-        let (prompts, heldout_prompts) = load_prompts(config, &sft, corpus, cut.as_ref())?;
         let needs_text = config.objective.ptx_sequences_per_step() > 0;
         let ptx_stream = match &cut {
             Some(cut) if needs_text => Some(Arc::from(cut.token_stream(Split::Train))),
@@ -131,8 +139,9 @@ impl PpoParts {
                     .collect()
             }
         };
-        let tokenizer = Arc::new(sft.tokenizer.clone());
+        let tokenizer = Arc::new(files.tokenizer.clone());
         Ok(Self {
+            files,
             sft,
             policy,
             value,
@@ -316,23 +325,30 @@ fn start(
     }
 }
 
+fn open_reward_model(dir: &Path, sft: &ModelFiles) -> Result<ModelFiles, StageError> {
+    let files = ModelFiles::open(dir, HeadKind::Scalar)?;
+    // Its ids would mean other words to it than to the policy.
+    sft.tokenizer.require_same(&sft.dir.display().to_string(), &files.tokenizer, &dir.display().to_string())?;
+    Ok(files)
+}
+
 /// The reward model: on the SFT model's weights where it is an adapter on that and the stage trains adapters.
 fn load_reward_model(
-    dir: &Path,
+    files: &ModelFiles,
+    sft_files: &ModelFiles,
     sft: &InputModel,
     lora: Option<&LoraConfig>,
 ) -> Result<(Arc<ModelConfig>, Weights), StageError> {
     if lora.is_some()
-        && let Some(weights) = sft.with_adapters_in(dir)?
+        && files.stands_on(sft_files)
+        && let Some(weights) = sft.with_adapters_of(files)?
     {
         return Ok((sft.config.clone(), weights));
     }
-    let mut model = InputModel::load(dir, HeadKind::Scalar, sft.weights.device())?;
+    let mut model = files.load(sft.weights.device())?;
     if lora.is_some() {
         model = model.into_base()?;
     }
-    // Its ids would mean other words to it than to the policy.
-    sft.tokenizer.require_same(&sft.dir.display().to_string(), &model.tokenizer, &dir.display().to_string())?;
     Ok((model.config, model.weights))
 }
 
@@ -342,7 +358,7 @@ type TokenPrompts = Vec<Vec<u32>>;
 /// Prompts for training and held out.
 fn load_prompts(
     config: &PpoStageConfig,
-    sft: &InputModel,
+    sft: &ModelFiles,
     corpus: Option<&CorpusConfig>,
     cut: Option<&Corpus>,
 ) -> Result<(TokenPrompts, TokenPrompts), StageError> {

@@ -58,7 +58,7 @@ pub fn run(
     let checkpoints = Checkpoints::at(&folder.checkpoints());
     let checkpoint = range.from.map(|version| checkpoints.load(version)).transpose()?;
     let (sft, reward_model) = input_models(recipe, dir)?;
-    let context = StageContext {
+    let mut context = StageContext {
         seed: recipe.seed,
         device: device::open(&recipe.device.0)?,
         out_dir: folder.path().to_owned(),
@@ -66,7 +66,7 @@ pub fn run(
         observer,
         started,
     };
-    let parts = PpoParts::load(config, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &context)?;
+    let parts = PpoParts::load(config, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &mut context)?;
     let flow = parts.flow(config, Box::new(NoSink), checkpoint, &context)?;
     let mut replay = Replay::new(flow, &config.flow)?;
     if config.stage.process.is_some() {

@@ -18,7 +18,8 @@ use collimate_protocol::records::{Comparison, RewardSummary};
 use collimate_protocol::roles::RewardRequest;
 
 use super::context::{StageContext, StageError};
-use super::inputs::{InputModel, load_corpus};
+use super::inputs::{ModelFiles, load_corpus};
+use super::memory;
 use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::cut;
@@ -105,19 +106,16 @@ pub fn run(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<RewardSummary, StageError> {
-    let mut sft = InputModel::load(sft, HeadKind::Language, &context.device)?;
-    if config.lora.is_some() {
-        sft = sft.into_base()?;
-    }
+    let files = ModelFiles::open(sft, HeadKind::Language)?;
     let comparisons_path = match (&config.comparisons, &config.labeler) {
         (Some(path), None) => path.clone(),
-        (None, Some(labeler)) => label(labeler, &sft, corpus, context)?,
+        (None, Some(labeler)) => label(labeler, &files, corpus, context)?,
         _ => {
             return Err(StageError::Setting("[reward] needs either `comparisons` or a [reward.labeler] table".into()));
         }
     };
     let records = read_comparisons(&comparisons_path)?;
-    let ranked = tokenize_comparisons(&records, &sft.tokenizer, sft.config.context_len)?;
+    let ranked = tokenize_comparisons(&records, &files.tokenizer, files.config.context_len)?;
     let k = ranked.iter().map(|comparison| comparison.ranks.len()).max().unwrap_or(0);
     let (train, heldout) = split_by_index(ranked, config.heldout_share);
     if train.is_empty() || heldout.is_empty() {
@@ -129,16 +127,27 @@ pub fn run(
         )));
     }
 
+    let demonstrations = bias_demonstrations(config, corpus, &files)?;
+    let n_tokens = |comparison: &RankedResponses| comparison.sequences.iter().map(Vec::len).sum::<usize>();
+    let longest = train.iter().chain(&heldout).map(n_tokens).max().unwrap_or(0);
+    context.check_memory(memory::of_reward(config, &files, longest)?)?;
+
     let mut rng = rng::for_purpose(context.seed, "order of comparisons");
     let minibatches: Vec<Vec<usize>> =
         (0..config.n_epochs).flat_map(|_| shuffled_minibatches(train.len(), config.batch_size, &mut rng)).collect();
-    let mut weights =
-        scalar_from_language(&sft.config, &sft.weights, &mut rng::for_purpose(context.seed, "scalar head"))?;
-    if let Some(lora) = &config.lora {
-        let mut rng = rng::for_purpose(context.seed, "adapters of the reward model");
-        weights = weights.adapted(&sft.config, HeadKind::Scalar, lora, &mut rng)?;
-    }
-    let mut trainer = RewardTrainer::new(&sft.config, &weights, &config.optim, minibatches.len() as u64)?;
+    let mut trainer = {
+        let mut sft = files.load(&context.device)?;
+        if config.lora.is_some() {
+            sft = sft.into_base()?;
+        }
+        let mut rng = rng::for_purpose(context.seed, "scalar head");
+        let mut start = scalar_from_language(&files.config, &sft.weights, &mut rng)?;
+        if let Some(lora) = &config.lora {
+            let mut rng = rng::for_purpose(context.seed, "adapters of the reward model");
+            start = start.adapted(&files.config, HeadKind::Scalar, lora, &mut rng)?;
+        }
+        RewardTrainer::new(&files.config, &start, &config.optim, minibatches.len() as u64)?
+    };
     let budget = config.optim.microbatch_tokens;
     context.observer.phase("reward", minibatches.len() as u64);
     let steps_per_epoch = train.len().div_ceil(config.batch_size);
@@ -153,10 +162,9 @@ pub fn run(
         context.observer.step(step_idx as u64 + 1, &metrics);
     }
     let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
-    let demonstrations = bias_demonstrations(config, corpus, &sft)?;
     let bias = trainer.shift_bias(&demonstrations)?;
     let weights = trainer.weights()?;
-    save_trained(context, &sft, HeadKind::Scalar, &weights, config.lora.as_ref())?;
+    save_trained(context, &files, HeadKind::Scalar, &weights, config.lora.as_ref())?;
     Ok(RewardSummary {
         heldout_accuracy: accuracy.mean,
         heldout_accuracy_stderr: accuracy.stderr,
@@ -172,7 +180,7 @@ pub fn run(
 fn bias_demonstrations(
     config: &RewardConfig,
     corpus: Option<&CorpusConfig>,
-    sft: &InputModel,
+    sft: &ModelFiles,
 ) -> Result<Vec<Vec<u32>>, StageError> {
     let demonstrations: Vec<Vec<u32>> = match &config.demonstrations {
         None => {
@@ -193,7 +201,7 @@ fn bias_demonstrations(
 /// Samples K responses to each prompt and lets the gold scorer rank them; returns the file of comparisons.
 fn label(
     config: &LabelerConfig,
-    sft: &InputModel,
+    sft: &ModelFiles,
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<PathBuf, StageError> {
@@ -224,7 +232,8 @@ fn label(
         max_new_tokens: config.max_new_tokens,
         ..SamplingParams::default()
     };
-    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &sft.weights, params, context.seed)?;
+    let weights = sft.load(&context.device)?.weights;
+    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &weights, params, context.seed)?;
     let ticketed = sampling::ticketed(&prompts, config.k as u32);
     context.observer.phase("samples to rank", ticketed.len() as u64);
     let observer = &mut *context.observer;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use collimate_protocol::records::Summary;
+use indicatif::HumanBytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use super::{ppo, pretrain, reward, sft};
 use crate::observe::ppo_recorder::PpoRecorderParts;
 use crate::observe::{Console, ConsoleEvent, PpoRecorder, StageRecorder};
 use crate::rundir::{RunDir, RunDirError, Stage, StageDir, StageMarker, summary};
-use crate::{device, report};
+use crate::{device, process, report};
 
 /// How a run fails. What was finished before stays, and the same command continues after it.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +157,14 @@ impl Runner<'_> {
             observer: &mut recorder,
             started: Instant::now(),
         };
+        process::release_freed_memory();
+        process::forget_peak();
         let done = work(&mut context, &folder);
+        if done.is_ok()
+            && let Some(peak) = process::peak_memory()
+        {
+            context.observer.note(&format!("most memory in use: {}", HumanBytes(peak)));
+        }
         recorder.finish();
         let summary = done.map_err(at)?;
         let marker = StageMarker { config: json_of(config, &folder)?, summary: json_of(&summary, &folder)? };

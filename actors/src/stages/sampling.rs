@@ -11,7 +11,7 @@ use collimate_protocol::{PolicyVersion, Prompt, PromptId, RoleError, Rollout, Sn
 use super::context::StageError;
 
 /// Sequences that are sampled at once outside the flow.
-const N_SLOTS: usize = 64;
+pub(super) const N_SLOTS: usize = 64;
 
 /// A sampler for weights that do not change, with the snapshot to load into it.
 pub fn policy_sampler(

@@ -12,7 +12,8 @@ use collimate_protocol::records::SftSummary;
 
 use super::context::{StageContext, StageError};
 use super::data_files::DataFiles;
-use super::inputs::InputModel;
+use super::inputs::ModelFiles;
+use super::memory;
 use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::SftData;
@@ -68,23 +69,29 @@ pub fn run(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<SftSummary, StageError> {
-    let mut base = InputModel::load(base, HeadKind::Language, &context.device)?;
+    let files = ModelFiles::open(base, HeadKind::Language)?;
     let data = match &config.demonstrations {
-        Some(files) => SftData::of_files(files, config, &base)?,
-        None => SftData::of_corpus(corpus, &base.tokenizer)?,
+        Some(demonstrations) => SftData::of_files(demonstrations, config, &files)?,
+        None => SftData::of_corpus(corpus, &files.tokenizer)?,
     };
+    context.check_memory(memory::of_sft(config, &files, data.longest())?)?;
     let n_passes = config.n_epochs * data.n_train().div_ceil(config.batch_size);
     let n_steps = match config.max_steps {
         0 => n_passes,
         max_steps => n_passes.min(max_steps as usize),
     };
     let heldout = &data.heldout;
-    if let Some(lora) = &config.lora {
-        base = base.into_base()?;
-        let mut rng = rng::for_purpose(context.seed, "adapters of the SFT model");
-        base.weights = base.weights.adapted(&base.config, HeadKind::Language, lora, &mut rng)?;
-    }
-    let mut trainer = LmTrainer::new(&base.config, &base.weights, &config.optim, n_steps as u64)?;
+    let mut trainer = {
+        let base = files.load(&context.device)?;
+        let start = match &config.lora {
+            None => base.weights,
+            Some(lora) => {
+                let mut rng = rng::for_purpose(context.seed, "adapters of the SFT model");
+                base.weights.into_base(&files.config)?.adapted(&files.config, HeadKind::Language, lora, &mut rng)?
+            }
+        };
+        LmTrainer::new(&files.config, &start, &config.optim, n_steps as u64)?
+    };
     let budget = config.optim.microbatch_tokens;
     let before = heldout_nll(&trainer.model()?, heldout, budget)?;
     context.observer.phase("sft", n_steps as u64);
@@ -95,7 +102,7 @@ pub fn run(
         context.observer.step(step_idx as u64 + 1, &metrics);
     }
     let after = heldout_nll(&trainer.model()?, heldout, budget)?;
-    save_trained(context, &base, HeadKind::Language, &trainer.weights()?, config.lora.as_ref())?;
+    save_trained(context, &files, HeadKind::Language, &trainer.weights()?, config.lora.as_ref())?;
     Ok(SftSummary {
         heldout_nll_before: before.mean,
         heldout_nll: after.mean,

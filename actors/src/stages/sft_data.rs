@@ -14,7 +14,7 @@ use collimate_models::train::{LmExample, shuffled_minibatches};
 
 use super::context::StageError;
 use super::data_files::DataFiles;
-use super::inputs::{InputModel, load_corpus};
+use super::inputs::{ModelFiles, load_corpus};
 use super::recipe::CorpusConfig;
 use super::sft::SftConfig;
 
@@ -29,6 +29,7 @@ pub struct SftData {
     train: Train,
     /// What SFT is judged by.
     pub heldout: Vec<LmExample>,
+    longest: usize,
 }
 
 enum Train {
@@ -48,7 +49,7 @@ struct Files {
 
 impl SftData {
     /// Demonstrations of files. Each is read once to see whether all of it can be learnt, and how much it is.
-    pub fn of_files(files: &DataFiles, config: &SftConfig, base: &InputModel) -> Result<Self, StageError> {
+    pub fn of_files(files: &DataFiles, config: &SftConfig, base: &ModelFiles) -> Result<Self, StageError> {
         let mut files = Files {
             sources: files.sources(),
             tokenizer: base.tokenizer.clone(),
@@ -57,13 +58,14 @@ impl SftData {
             n_train: 0,
         };
         let mut heldout = Vec::new();
-        let mut n_train = 0.0;
+        let (mut n_train, mut longest) = (0.0, 0);
         for source in &files.sources {
             source.validate()?;
             let mut is_empty = true;
             for example in stream_examples(&source.path, &files.tokenizer, files.model.context_len)? {
                 let (idx, example) = example?;
                 is_empty = false;
+                longest = longest.max(example.tokens.len());
                 match is_heldout(idx, files.heldout_share) {
                     true if heldout.len() < MAX_HELDOUT => heldout.push(example),
                     true => {}
@@ -75,13 +77,14 @@ impl SftData {
             }
         }
         files.n_train = n_train.round() as usize;
-        Self { train: Train::Files(Box::new(files)), heldout }.checked()
+        Self { train: Train::Files(Box::new(files)), heldout, longest }.checked()
     }
 
     /// Demonstrations cut from the corpus.
     pub fn of_corpus(corpus: Option<&CorpusConfig>, tokenizer: &Tokenizer) -> Result<Self, StageError> {
         let [train, heldout] = cut(corpus, tokenizer)?;
-        Self { train: Train::Memory(train), heldout }.checked()
+        let longest = train.iter().chain(&heldout).map(|example| example.tokens.len()).max().unwrap_or(0);
+        Self { train: Train::Memory(train), heldout, longest }.checked()
     }
 
     fn checked(self) -> Result<Self, StageError> {
@@ -92,6 +95,11 @@ impl SftData {
         Err(StageError::Setting(format!(
             "{n_train} demonstrations to train on and {n_heldout} held out: there must be at least one of each"
         )))
+    }
+
+    /// Tokens of the longest demonstration.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// How many examples a pass trains on; about, where a weight of the files is no whole number.

@@ -144,8 +144,8 @@ impl Bench {
         (ppo.flow.max_staleness, ppo.stage.n_generators) = (0, 1);
         let (sft, reward_model) = input_models(&recipe, &dir)?;
         let mut observer = Unobserved;
-        let context = context(&recipe, &mut observer)?;
-        let parts = PpoParts::load(&ppo, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &context)?;
+        let mut context = context(&recipe, &mut observer)?;
+        let parts = PpoParts::load(&ppo, &sft, reward_model.as_deref(), recipe.corpus.as_ref(), &mut context)?;
         Ok(Self { recipe, ppo, parts })
     }
 

@@ -134,6 +134,11 @@ impl Adapter {
         self.base.as_deref()
     }
 
+    /// What its tensors take.
+    pub fn n_bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum()
+    }
+
     /// What stands on the decoder once the adapter is there, which had `head` before.
     pub fn head(&self, head: HeadKind) -> HeadKind {
         if self.tensors.contains_key(SCORE_WEIGHT) { HeadKind::Scalar } else { head }

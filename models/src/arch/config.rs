@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::families::Family;
+use super::families::{Family, QkvNames};
 use super::files::read_json;
 use super::keys::Keys;
 use super::specs::HeadKind;
@@ -208,6 +208,11 @@ impl ModelConfig {
     /// Heads of the attention.
     pub fn heads(&self) -> HeadShape {
         self.attention.heads
+    }
+
+    /// Whether queries, keys and values are projected by more matrices than one, or by one that has them head by head.
+    pub fn has_several_projections(&self) -> bool {
+        !matches!(self.family.names().qkv, QkvNames::Joined(_))
     }
 
     /// Reads `config.json` in a model's directory. A key that could change the computation and is not known is an

@@ -33,10 +33,7 @@ const COMMON_UNEMBEDDING: &str = "lm_head.weight";
 /// With [`HeadKind::Scalar`] the head must be in the file: a head made up here would be random. Its bias is
 /// `score_bias` of `config.json`.
 pub fn load_model(dir: &Path, head: HeadKind, device: &Device) -> Result<(Arc<ModelConfig>, Weights)> {
-    let mut config = ModelConfig::load(dir)?;
-    if let Some(ids) = generation_end_tokens(dir)? {
-        config.eos_token_ids = ids;
-    }
+    let config = load_config(dir)?;
     let (path, mut tensors) = read_tensors(dir, device)?;
     rename_older(&config, &mut tensors);
     if head == HeadKind::Scalar && !tensors.contains_key(SCORE_WEIGHT) {
@@ -59,6 +56,15 @@ pub fn load_model(dir: &Path, head: HeadKind, device: &Device) -> Result<(Arc<Mo
     let weights = Weights::new(tensors);
     weights.check(&config, head, Some(&path))?;
     Ok((Arc::new(config), weights))
+}
+
+/// Reads a model's config: `config.json`, with the end tokens of `generation_config.json` where that names some.
+pub fn load_config(dir: &Path) -> Result<ModelConfig> {
+    let mut config = ModelConfig::load(dir)?;
+    if let Some(ids) = generation_end_tokens(dir)? {
+        config.eos_token_ids = ids;
+    }
+    Ok(config)
 }
 
 /// Writes a model's directory, which is made if need be. Each file is whole or absent after a crash. `score.bias`

@@ -20,7 +20,7 @@ pub use checkpointing::BlockGradients;
 pub use config::{Attention, Mlp, ModelConfig, Norm, Positions, Residual, Rope, RopeScaling, head_kind_of};
 pub use decoder::{Attend, Decoder, PackedAttention};
 pub use families::Family;
-pub use files::{load_model, save_model, scalar_from_language, shard_names};
+pub use files::{load_config, load_model, save_model, scalar_from_language, shard_names};
 pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use lora::LoraConfig;
 pub use packed::PackedSequences;

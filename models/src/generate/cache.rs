@@ -5,9 +5,6 @@ use candle_core::Tensor;
 use crate::arch::{Attend, ModelConfig};
 use crate::kernels::{self, AttentionRule, CacheRow, LayerCache};
 
-/// Capacity grows by multiples of this many positions, so that longer prompts coming in do not each copy the cache.
-const GROWTH: usize = 64;
-
 /// One [`LayerCache`] a layer.
 #[derive(Debug)]
 pub(super) struct Caches {
@@ -24,7 +21,7 @@ impl Caches {
 
     /// Makes room for `n_positions` in each slot, keeping what is there.
     pub(super) fn reserve(&mut self, n_positions: usize) {
-        let capacity = n_positions.next_multiple_of(GROWTH).min(self.context_len);
+        let capacity = LayerCache::capacity_for(n_positions, self.context_len);
         for layer in &mut self.layers {
             if layer.capacity() < n_positions {
                 *layer = layer.grown(capacity);

@@ -11,5 +11,5 @@ pub mod scoring;
 
 pub use engine::{CachePolicy, Engine, Response};
 pub use sampling::{SampledToken, SamplingParams};
-pub(crate) use scoring::TOKENS_PER_PASS;
+pub use scoring::TOKENS_PER_PASS;
 pub use scoring::response_logprobs;

@@ -6,7 +6,7 @@ use crate::train::{NextTokens, check_length, cut_by_tokens};
 
 /// Tokens in one forward pass over several sequences: enough for the matrix products to run at full speed, few
 /// enough that a layer's activations stay in tens of megabytes.
-pub(crate) const TOKENS_PER_PASS: usize = 4096;
+pub const TOKENS_PER_PASS: usize = 4096;
 
 /// For each `(prompt, response)` the log-probability (nats) of each response token under `model`, its logits divided
 /// by `temperature`. Several sequences go through one forward pass, which changes no bit of any of them.

@@ -22,6 +22,14 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
+    /// Capacity grows by multiples of this many positions, so that longer prompts coming in do not each copy the cache.
+    const GROWTH: usize = 64;
+
+    /// The capacity that is taken for sequences of `n_positions` in a context of `context_len`.
+    pub fn capacity_for(n_positions: usize, context_len: usize) -> usize {
+        n_positions.next_multiple_of(Self::GROWTH).min(context_len)
+    }
+
     /// An empty cache: 2 · n_slots · capacity · KV · D numbers.
     pub fn new(n_slots: usize, capacity: usize, heads: HeadShape) -> Self {
         let n = n_slots * capacity * heads.n_kv_heads * heads.head_dim;

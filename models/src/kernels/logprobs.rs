@@ -19,11 +19,11 @@ const ROWS: usize = 4;
 /// over the temperature. `hidden (N, C)`, `unembedding (V, C)`, `targets` N ids. Both can be differentiated.
 pub fn token_logprobs(hidden: &Tensor, unembedding: &Tensor, targets: &[u32], scale: f32) -> Result<TokenLogprobs> {
     let (vocab_size, _) = unembedding.dims2()?;
-    token_logprobs_by(chunk_len(vocab_size), hidden, unembedding, targets, scale)
+    token_logprobs_by(logits_chunk_len(vocab_size), hidden, unembedding, targets, scale)
 }
 
 /// Rows of a chunk: about 8 MiB of logits, but no fewer than make it worth packing the unembedding for them.
-fn chunk_len(vocab_size: usize) -> usize {
+pub fn logits_chunk_len(vocab_size: usize) -> usize {
     ((1 << 21) / vocab_size.max(1)).clamp(96, 1 << 14)
 }
 

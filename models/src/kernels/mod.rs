@@ -31,7 +31,7 @@ pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
 pub use linear::linear;
-pub use logprobs::token_logprobs;
+pub use logprobs::{logits_chunk_len, token_logprobs};
 pub use lora::{FrozenLinear, lora_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;

@@ -1,0 +1,185 @@
+//! What PPO takes, role by role.
+
+use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
+use collimate_models::memory::{self, TrainingPass};
+
+use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, total, trained};
+use crate::stages::context::StageError;
+use crate::stages::evaluate::REFERENCE_BATCH;
+use crate::stages::inputs::ModelFiles;
+use crate::stages::ppo_config::PpoStageConfig;
+use crate::stages::recipe::DeviceName;
+use crate::stages::sampling;
+
+/// PPO, whose longest prompt has so many tokens.
+pub fn of_ppo(
+    config: &PpoStageConfig,
+    sft: &ModelFiles,
+    reward_model: Option<&ModelFiles>,
+    longest_prompt: usize,
+) -> Result<MemoryEstimate, StageError> {
+    let mut changes: Vec<Change<PpoStageConfig>> = Vec::new();
+    if !config.objective.gradient_checkpointing {
+        let change = |config: &mut PpoStageConfig| config.objective.gradient_checkpointing = true;
+        changes.push(("ppo.gradient_checkpointing = true".into(), Box::new(change)));
+    }
+    let fewer = (longest_prompt + config.stage.max_new_tokens).max(SMALL_PASS);
+    if config.objective.microbatch_tokens > fewer {
+        let change = move |config: &mut PpoStageConfig| config.objective.microbatch_tokens = fewer;
+        changes.push((format!("ppo.microbatch_tokens = {fewer}"), Box::new(change)));
+    }
+    let n_slots = config.stage.n_slots / 4;
+    if n_slots > 0 {
+        let change = move |config: &mut PpoStageConfig| config.stage.n_slots = n_slots;
+        changes.push((format!("ppo.n_slots = {n_slots}"), Box::new(change)));
+    }
+    if config.stage.lora.is_none() {
+        let change = |config: &mut PpoStageConfig| config.stage.lora = Some(LoraConfig::default());
+        changes.push(("a [ppo.lora] table".into(), Box::new(change)));
+    }
+    MemoryEstimate::new(config, changes, |config| Ppo::new(config, sft, reward_model, longest_prompt)?.items())
+}
+
+/// PPO's sizes.
+struct Ppo<'a> {
+    config: &'a PpoStageConfig,
+    sft: &'a ModelConfig,
+    value: &'a ModelConfig,
+    has_reward_model: bool,
+    /// Whether the reward model stands on the SFT model's weights.
+    is_on_sft: bool,
+    /// What is trained, and copied with each snapshot.
+    policy_bytes: u64,
+    value_bytes: u64,
+    longest_prompt: usize,
+}
+
+impl<'a> Ppo<'a> {
+    fn new(
+        config: &'a PpoStageConfig,
+        sft: &'a ModelFiles,
+        reward_model: Option<&'a ModelFiles>,
+        longest_prompt: usize,
+    ) -> Result<Self, StageError> {
+        let lora = config.stage.lora.as_ref();
+        let value = reward_model.map_or(&sft.config, |files| &files.config);
+        let is_on_sft = lora.is_some() && reward_model.is_some_and(|files| files.stands_on(sft));
+        let own_adapters = reward_model.filter(|_| is_on_sft).map(|files| files.adapter_bytes);
+        Ok(Self {
+            config,
+            sft: &sft.config,
+            value,
+            has_reward_model: reward_model.is_some(),
+            is_on_sft,
+            policy_bytes: trained(&sft.config, HeadKind::Language, lora)?,
+            value_bytes: own_adapters.map_or_else(|| trained(value, HeadKind::Scalar, lora), Ok)?,
+            longest_prompt,
+        })
+    }
+
+    fn longest(&self) -> usize {
+        self.longest_prompt + self.config.stage.max_new_tokens
+    }
+
+    /// What is there at once: all roles at work. What the judge takes before and after is given back in between, and
+    /// counts where it is more.
+    fn items(&self) -> Result<Vec<MemoryItem>, StageError> {
+        let (models, roles, judge) = (self.models(), self.roles(), self.judge());
+        let mut items = models;
+        items.extend(if total(&judge) > total(&roles) { judge } else { roles });
+        Ok(items)
+    }
+
+    fn lora(&self) -> bool {
+        self.config.stage.lora.is_some()
+    }
+
+    fn device<'b>(&'b self, name: &'b Option<DeviceName>) -> &'b str {
+        name.as_ref().map_or(CPU, |name| &name.0)
+    }
+
+    fn models(&self) -> Vec<MemoryItem> {
+        let (sft, reward) = (memory::weights(self.sft, HeadKind::Language), memory::weights(self.value, HeadKind::Scalar));
+        let mut items = vec![item(CPU, "the SFT model", sft)];
+        if self.has_reward_model && !self.is_on_sft {
+            items.push(item(CPU, "the reward model", reward));
+        }
+        if self.lora() {
+            items.push(item(CPU, "adapters as they start", self.policy_bytes + self.value_bytes));
+        } else {
+            // The judge's own, which wait while the flow runs.
+            items.push(item(CPU, "reference and reward model of the judge", sft + if self.has_reward_model { reward } else { 0 }));
+        }
+        items
+    }
+
+    fn roles(&self) -> Vec<MemoryItem> {
+        let PpoStageConfig { stage, flow, objective } = self.config;
+        let (policy, value) = (self.policy_bytes, self.value_bytes);
+        let devices = &stage.devices;
+        let longest = self.longest();
+        let pass_tokens = |budget: usize| budget.min(flow.batch_size * longest).max(longest);
+        let mut items = Vec::new();
+        for (idx, device) in devices.generators.iter().cycle().take(stage.n_generators).enumerate() {
+            let packed = if self.lora() { 0 } else { memory::linear_weights(self.sft) };
+            let bytes = packed
+                + memory::generation_cache(self.sft, stage.n_slots, longest)
+                + memory::inference_pass(self.sft, self.longest_prompt)
+                + 4 * (stage.n_slots * self.sft.vocab_size) as u64;
+            items.push(item(&device.0, format!("generator {idx}: cache of {} slots, a pass", stage.n_slots), bytes));
+        }
+        let scored = (flow.scorer_batch.max(1) * longest).min(memory::TOKENS_PER_PASS).max(longest);
+        let whole = |config, head| if self.lora() { 0 } else { memory::weights(config, head) };
+        for idx in 0..stage.n_reference_scorers {
+            let bytes = whole(self.sft, HeadKind::Language)
+                + memory::inference_pass(self.sft, scored)
+                + memory::logits(self.sft, scored);
+            items.push(item(self.device(&devices.reference), format!("reference scorer {idx}: a pass"), bytes));
+        }
+        if self.has_reward_model && stage.builtin.is_none() && stage.process.is_none() {
+            for idx in 0..stage.n_reward_scorers {
+                let own = if self.lora() { value } else { whole(self.value, HeadKind::Scalar) };
+                let bytes = own + memory::inference_pass(self.value, scored);
+                items.push(item(self.device(&devices.reward_model), format!("reward scorer {idx}: a pass"), bytes));
+            }
+        }
+        let packed = if self.lora() { 0 } else { memory::linear_weights(self.value) };
+        let bytes = packed + memory::inference_pass(self.value, pass_tokens(objective.microbatch_tokens));
+        items.push(item(self.device(&devices.values), "experience buffer: a pass of the value model", bytes));
+
+        let learner = self.device(&devices.learner);
+        let average = if objective.ema_decay > 0.0 { policy } else { 0 };
+        let state = memory::training_state(policy + value) + average + policy.max(value);
+        items.push(item(learner, "learner: policy and value model in training", state));
+        let n_tokens = pass_tokens(objective.microbatch_tokens).max(self.ptx_tokens());
+        let checkpointing = objective.gradient_checkpointing;
+        let pass = TrainingPass { n_tokens, by_adapters: self.lora(), checkpointing };
+        let bytes = pass.bytes(self.sft, HeadKind::Language).max(pass.bytes(self.value, HeadKind::Scalar));
+        let kept = if checkpointing { ", checkpointed" } else { "" };
+        items.push(item(learner, format!("learner: a pass of {n_tokens} tokens{kept}"), bytes));
+        items.push(item(CPU, "snapshots: the newest, and the one before", 2 * (policy + value)));
+        if flow.checkpoints.every > 0 {
+            // Weights and two moments as bytes, and the moments as tensors on their way there.
+            items.push(item(CPU, "a checkpoint on its way to disk", 5 * (policy + value) + 2 * average));
+        }
+        items
+    }
+
+    fn ptx_tokens(&self) -> usize {
+        let n_sequences = self.config.objective.ptx_sequences_per_step();
+        let seq_len = self.config.stage.ptx_seq_len;
+        (n_sequences * seq_len).min(self.config.objective.microbatch_tokens.max(seq_len))
+    }
+
+    fn judge(&self) -> Vec<MemoryItem> {
+        let PpoStageConfig { stage, objective, .. } = self.config;
+        let n_slots = sampling::N_SLOTS.min(stage.evaluate.n_prompts);
+        let packed = if self.lora() { 0 } else { 2 * memory::linear_weights(self.sft) };
+        let sampling = memory::generation_cache(self.sft, n_slots, self.longest())
+            + memory::inference_pass(self.sft, self.longest_prompt)
+            + 4 * (n_slots * self.sft.vocab_size) as u64;
+        let n_tokens = (REFERENCE_BATCH * self.longest()).min(memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
+        let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
+        vec![item(CPU, format!("judge: cache of {n_slots} slots, a pass of {n_tokens} tokens"), packed + sampling + scoring)]
+    }
+}

@@ -1,0 +1,123 @@
+//! How much memory models take, worked out from their configs: bytes, in f32.
+//!
+//! What a training pass keeps is what candle's graph holds until its backward pass has ended: every op's arguments. The
+//! counts below go through a block op by op; `tests/tests/memory.rs` holds them against what is allocated.
+
+use crate::arch::{HeadKind, LoraConfig, Mlp, ModelConfig, Positions, Residual, linear_layers, parameter_specs};
+use crate::error::Result;
+use crate::kernels::{LayerCache, logits_chunk_len};
+
+pub use crate::generate::TOKENS_PER_PASS;
+
+const F32: u64 = 4;
+
+/// All parameters.
+pub fn weights(config: &ModelConfig, head: HeadKind) -> u64 {
+    parameter_specs(config, head).iter().map(|spec| F32 * spec.shape.iter().product::<usize>() as u64).sum()
+}
+
+/// The matrices of the blocks, of which inference on weights of its own makes copies that it reads faster.
+pub fn linear_weights(config: &ModelConfig) -> u64 {
+    linear_layers(config).iter().map(|layer| F32 * (layer.n_in * layer.n_out) as u64).sum()
+}
+
+/// What adapters add to a base, with the scalar head that is trained along with them.
+///
+/// # Errors
+/// Settings that fit no layer.
+pub fn adapters(config: &ModelConfig, head: HeadKind, lora: &LoraConfig) -> Result<u64> {
+    let numbers: usize = lora.targets(config)?.iter().map(|layer| lora.r * (layer.n_in + layer.n_out)).sum();
+    let scalar_head = if head == HeadKind::Scalar { config.hidden_dim + 1 } else { 0 };
+    Ok(F32 * (numbers + scalar_head) as u64)
+}
+
+/// What `n` bytes of trained numbers take in training: themselves, the sum of their gradients, Adam's two moments.
+pub fn training_state(n: u64) -> u64 {
+    4 * n
+}
+
+/// The keys and values of `n_slots` sequences of up to `n_positions`.
+pub fn generation_cache(config: &ModelConfig, n_slots: usize, n_positions: usize) -> u64 {
+    let heads = config.heads();
+    let row = 2 * heads.n_kv_heads * heads.head_dim;
+    F32 * (config.n_layers * n_slots * LayerCache::capacity_for(n_positions, config.context_len) * row) as u64
+}
+
+/// A pass that records no gradient, at its widest: an MLP's numbers beside the residual stream.
+pub fn inference_pass(config: &ModelConfig, n_tokens: usize) -> u64 {
+    let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads());
+    let mlp = if is_gated(config) { 3 * f } else { 2 * f };
+    let attention = 2 * heads.qkv_dim() + heads.out_dim();
+    F32 * (n_tokens * (2 * c + mlp.max(attention))) as u64
+}
+
+/// Logits of the rows that are in work at a time, of a pass with `n_rows`.
+pub fn logits(config: &ModelConfig, n_rows: usize) -> u64 {
+    F32 * (logits_chunk_len(config.vocab_size).min(n_rows) * config.vocab_size) as u64
+}
+
+/// A pass with its backward pass, besides the parameters' gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingPass {
+    /// Tokens that go through at once.
+    pub n_tokens: usize,
+    /// Whether adapters are trained on a base.
+    pub by_adapters: bool,
+    /// Whether only the blocks' arguments are kept.
+    pub checkpointing: bool,
+}
+
+impl TrainingPass {
+    /// What it takes at its end, where all that it keeps is there.
+    pub fn bytes(&self, config: &ModelConfig, head: HeadKind) -> u64 {
+        let c = config.hidden_dim;
+        let block = self.kept_by_block(config);
+        let weights = self.copied_weights(config);
+        let per_token = match self.checkpointing {
+            // Arguments of all blocks; one block twice: its own record, and its gradient's argument and product.
+            true => (config.n_layers + 1) * c + block + 4 * c,
+            false => config.n_layers * block,
+        };
+        // Embedded tokens, the last norm's result, its rows.
+        let ends = 3 * c;
+        // Gradients of an MLP's numbers, beside what is kept.
+        let backward = 2 * config.mlp_dim + 2 * c;
+        let copied = if self.checkpointing { weights } else { config.n_layers as u64 * weights };
+        let logits = match head {
+            HeadKind::Language => logits(config, self.n_tokens),
+            HeadKind::Scalar => 0,
+        };
+        F32 * (self.n_tokens * (per_token + ends + backward)) as u64 + copied + logits
+    }
+
+    /// Numbers that a block's record holds for each token, op by op.
+    fn kept_by_block(&self, config: &ModelConfig) -> usize {
+        let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads());
+        let qkv_dim = heads.qkv_dim();
+        let is_split = self.joins_results(config);
+        // The projection's result; once more where the results of three are joined.
+        let qkv = if is_split { 2 * qkv_dim } else { qkv_dim };
+        let normed = if config.attention.qk_norm { 2 * qkv_dim } else { 0 };
+        let rotated = if matches!(config.positions, Positions::Rotary { .. }) { qkv_dim } else { 0 };
+        let mlp = if is_gated(config) { 3 * f } else { 2 * f };
+        // A norm before attention and MLP, what each gives back, and the residual stream after each.
+        let stream = if config.residual == Residual::Sandwich { 8 * c } else { 6 * c };
+        stream + qkv + normed + rotated + heads.out_dim() + mlp
+    }
+
+    /// Weights that a block's record holds besides the parameters: those that are joined for the pass.
+    fn copied_weights(&self, config: &ModelConfig) -> u64 {
+        if self.by_adapters || !config.has_several_projections() {
+            return 0;
+        }
+        F32 * (config.hidden_dim * config.heads().qkv_dim()) as u64
+    }
+
+    fn joins_results(&self, config: &ModelConfig) -> bool {
+        self.by_adapters && config.has_several_projections()
+    }
+}
+
+fn is_gated(config: &ModelConfig) -> bool {
+    matches!(config.mlp, Mlp::SwiGlu | Mlp::GeGlu(_))
+}
