@@ -80,8 +80,8 @@ impl TrainingPass {
         };
         // Embedded tokens, the last norm's result, its rows.
         let ends = 3 * c;
-        // Gradients of an MLP's numbers, beside what is kept.
-        let backward = 2 * config.mlp_dim + 2 * c;
+        // Gradients of an MLP's numbers and of the residual stream, beside what is kept.
+        let backward = if is_gated(config) { 3 } else { 2 } * config.mlp_dim + 4 * c;
         let copied = if self.checkpointing { weights } else { config.n_layers as u64 * weights };
         let logits = match head {
             HeadKind::Language => logits(config, self.n_tokens),

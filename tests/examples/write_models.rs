@@ -96,9 +96,9 @@ fn write_adapter(base: &Path, folder: &Path) -> anyhow::Result<()> {
     for (head, weights) in [(HeadKind::Language, weights), (HeadKind::Scalar, scalar)] {
         let lora = LoraConfig { r: 3, lora_alpha: 5.0, use_rslora: head == HeadKind::Scalar, ..LoraConfig::default() };
         let fresh = weights.into_base(&config)?.adapted(&config, head, &lora, &mut rng)?;
-        let filled = fresh.iter().map(|(name, tensor)| {
-            Ok((name.to_owned(), rng::normal(&mut rng, tensor.dims(), 0.3, &Device::Cpu)?))
-        });
+        let filled = fresh
+            .iter()
+            .map(|(name, tensor)| Ok((name.to_owned(), rng::normal(&mut rng, tensor.dims(), 0.3, &Device::Cpu)?)));
         let adapted = fresh.with_tensors(filled.collect::<anyhow::Result<_>>()?);
         let dir = folder.join(format!("{}{}", name.display(), if head == HeadKind::Scalar { "_score" } else { "" }));
         save_adapter(&dir, &config, head, &adapted, &lora, &base.canonicalize()?.display().to_string())?;

@@ -6,11 +6,13 @@ use std::path::Path;
 use collimate_models::data::Records;
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
 use collimate_models::data::corpus::{Corpus, read_paragraphs};
-use collimate_models::data::demonstrations::tokenize_demonstrations;
+use collimate_models::data::demonstrations::stream_examples;
+use collimate_models::data::limit::{LengthLimit, TooLong};
 use collimate_models::data::prompts::tokenize_prompts;
 use collimate_models::data::windows::PretrainWindows;
 use collimate_models::reward::{ExactMatch, Lexicon};
 use collimate_models::tokenizer::Tokenizer;
+use collimate_protocol::records::Demonstration;
 use proptest::prelude::*;
 
 type Outcome = Result<(), collimate_models::Error>;
@@ -18,9 +20,17 @@ type Reader = fn(&Path) -> Outcome;
 
 /// As a stage reads each kind of file, with a byte tokenizer and a context of 16 tokens.
 const READERS: [(&str, Reader); 6] = [
-    ("demonstrations", |path| tokenize_demonstrations(&Records::read(path)?, &tokenizer(), 16).map(drop)),
-    ("comparisons", |path| tokenize_comparisons(&read_comparisons(path)?, &tokenizer(), 16).map(drop)),
-    ("prompts", |path| tokenize_prompts(&Records::read(path)?, &tokenizer(), 16, 8).map(drop)),
+    ("demonstrations", |path| {
+        Records::<Demonstration>::read(path)?;
+        stream_examples(path, &tokenizer(), LengthLimit::context(16))?.try_for_each(|example| example.map(drop))
+    }),
+    ("comparisons", |path| {
+        tokenize_comparisons(&read_comparisons(path)?, &tokenizer(), LengthLimit::context(16)).map(drop)
+    }),
+    ("prompts", |path| {
+        let limit = LengthLimit::leaving_room(0, 16, 8, TooLong::Refuse)?;
+        tokenize_prompts(&Records::read(path)?, &tokenizer(), limit).map(drop)
+    }),
     ("text", |path| Corpus::new(&read_paragraphs(&[path.to_owned()])?, &tokenizer(), 0.1).map(drop)),
     ("lexicon", |path| Lexicon::load(path).map(drop)),
     ("answers", |path| ExactMatch::load(path).map(drop)),
@@ -59,7 +69,11 @@ fn a_bad_file_is_refused_with_its_name_its_line_and_the_problem() {
             three_ranks.replace("[1, 2, 3]", "[1, 1.5]"),
             ":1: key `ranks` is [1,1.5], expected a list of ranks: whole numbers, 1 is best",
         ),
-        ("prompts", r#"{"prompt": "nine byte"}"#.into(), ":1: the prompt has 9 tokens; the model's context holds 16"),
+        (
+            "prompts",
+            r#"{"prompt": "nine byte"}"#.into(),
+            ":1: the prompt has 9 tokens, and the model's context holds 16",
+        ),
         ("prompts", r#"{"prompt": ""}"#.into(), ":1: the prompt is empty"),
         ("prompts", r#"{"text": "a"}"#.into(), ":1: is of text, expected prompts"),
         ("lexicon", "good\t1\nbad,-1\n".into(), ":2: is \"bad,-1\", expected a word, a tab and its score"),

@@ -153,3 +153,79 @@ fn a_chat_answers_each_line_and_remembers_those_before() {
     let alone: serde_json::Value = serde_json::from_str(alone.trim()).unwrap();
     assert!(answers.starts_with(alone["response"].as_str().unwrap()), "{answers:?} {alone}");
 }
+
+/// A reward model of someone else's, with a tokenizer and a chat template of its own.
+fn foreign_reward_model(home: &Home) -> String {
+    const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}\
+        <|endoftext|>{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    let tokenizer = Tokenizer::train_byte_level_bpe(["say say more more"], 262, &["<|x|>"]).unwrap();
+    let tokenizer = tokenizer.with_chat_template(TEMPLATE).unwrap();
+    let config = json!({
+        "model_type": "gpt2", "vocab_size": tokenizer.vocab_size(), "n_embd": 16, "n_head": 2, "n_layer": 1,
+        "n_positions": 128, "eos_token_id": tokenizer.eos(), "bos_token_id": tokenizer.eos(),
+    });
+    let config = ModelConfig::from_hf("config.json".as_ref(), config).unwrap();
+    let mut rng = rng::for_purpose(2, "a reward model of someone's");
+    let weights = Weights::initialise(&config, HeadKind::Scalar, &mut rng, &Device::Cpu).unwrap();
+    save_model(&home.path("judge"), &config, HeadKind::Scalar, &weights).unwrap();
+    tokenizer.save(&home.path("judge")).unwrap();
+    "ppo.reward_model=\"judge\"".to_owned()
+}
+
+#[test]
+fn a_reward_model_with_another_tokenizer_is_refused_or_reads_the_text_anew() {
+    let home = home();
+    let judge = foreign_reward_model(&home);
+    let (_, ppo) = RECIPE.split_once("[ppo]").unwrap();
+    home.write("ppo.toml", format!("[ppo]\nsft = \"base\"{ppo}"));
+    let message = home.fail(&["ppo", "ppo.toml", "--out", "refused", "--set", &judge]);
+    assert!(message.contains("must share one tokenizer"), "{message}");
+    assert!(message.contains("with ppo.reward_tokens = \"own\" the reward model reads the text anew"), "{message}");
+    let own = "ppo.reward_tokens=\"own\"";
+    home.succeed(&["ppo", "ppo.toml", "--out", "own", "--set", &judge, "--set", own]);
+    let lora = "ppo.lora={r=2}";
+    home.succeed(&["ppo", "ppo.toml", "--out", "adapters", "--set", &judge, "--set", own, "--set", lora]);
+    // The same judge of the same responses.
+    let score = |out: &str| home.summary(out).ppo.unwrap().before.score.mean;
+    assert!(score("own") != 0.0 && (score("own") - score("adapters")).abs() < 1e-4);
+}
+
+#[test]
+fn what_is_too_long_is_refused_by_line_or_left_out_or_cut_and_told() {
+    let home = home();
+    let sft = |settings: &[&str], out: &str| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        home.run(&["sft", "recipe.toml", "--out", out].into_iter().chain(settings).collect::<Vec<_>>())
+    };
+    // Dialogues have 31 tokens or more, instructions fewer than 28.
+    let refused = sft(&["sft.max_tokens=28"], "a");
+    assert!(refused.stderr.contains("dialogues.jsonl:1: the dialogue has"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("and `max_tokens` is 28"), "{}", refused.stderr);
+    let dropped = sft(&["sft.max_tokens=28", "sft.too_long=\"drop\"", "sft.demonstrations=\"instructions.json\""], "b");
+    assert_eq!(dropped.code, Some(0), "{}", dropped.stderr);
+    let nothing_left = sft(&["sft.max_tokens=28", "sft.too_long=\"drop\""], "c");
+    assert!(nothing_left.stderr.contains("dialogues.jsonl: holds no demonstration: of 12 demonstrations 12 have more"));
+    let cut = sft(&["sft.max_tokens=28", "sft.too_long=\"truncate\""], "d");
+    assert_eq!(cut.code, Some(0), "{}", cut.stderr);
+    assert!(cut.stderr.contains("12 have more than 28 tokens: 12 were cut and 0 left out"), "{}", cut.stderr);
+    assert_eq!(home.summary("d").sft.unwrap().n_demonstrations, 9 + 2 * 6);
+
+    let too_much = sft(&["sft.max_tokens=129"], "e");
+    assert!(too_much.stderr.contains("`max_tokens` is 129, but the model's context holds 128"), "{}", too_much.stderr);
+    home.succeed(&["sft", "recipe.toml", "--out", "f"]);
+    let refused = home.fail(&["run", "recipe.toml", "--out", "f2", "--set", "reward.too_long=\"truncate\""]);
+    assert!(refused.contains("reward.too_long is \"truncate\""), "{refused}");
+}
+
+#[test]
+fn a_run_that_can_not_fit_into_memory_is_refused_before_a_model_is_read() {
+    let home = home();
+    let (_, ppo) = RECIPE.split_once("[ppo]").unwrap();
+    let ppo = ppo.replace("n_slots = 4", "n_slots = 400000000");
+    let scores = "[ppo.builtin]\nkind = \"length\"\ntarget_tokens = 3\n";
+    home.write("ppo.toml", format!("[ppo]\nsft = \"base\"{ppo}{scores}"));
+    fs::write(home.path("base/model.safetensors"), "no weights").unwrap();
+    let message = home.fail(&["ppo", "ppo.toml", "--out", "out"]);
+    assert!(message.contains("ppo: this takes about") && message.contains("are free: "), "{message}");
+    assert!(message.contains("ppo.n_slots = 100000000"), "{message}");
+}

@@ -136,3 +136,49 @@ fn trained(config: &ModelConfig, head: HeadKind, lora: Option<&LoraConfig>) -> R
         Some(lora) => Ok(memory::adapters(config, head, lora)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn estimate() -> MemoryEstimate {
+        MemoryEstimate {
+            items: vec![
+                item(CPU, "a model", 3 * GIB),
+                item(CPU, "a pass", 5 * GIB),
+                item("cuda:0", "another", 9 * GIB),
+            ],
+            alternatives: vec![("a = 1".into(), 6 * GIB), ("b = 2".into(), 4 * GIB)],
+            with_all: 2 * GIB,
+        }
+    }
+
+    #[test]
+    fn what_can_not_fit_is_refused_with_the_settings_that_make_it_fit() {
+        let refusal = |available: u64| match estimate().check(available) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(refusal(8 * GIB), "");
+        assert_eq!(
+            refusal(7 * GIB),
+            "this takes about 8.00 GiB, and only 7.00 GiB are free: it fits with a = 1 (about 6.00 GiB), b = 2 (about \
+             4.00 GiB)"
+        );
+        assert!(refusal(5 * GIB).ends_with("it fits with b = 2 (about 4.00 GiB)"));
+        assert!(refusal(3 * GIB).ends_with("it fits with all of a = 1, b = 2 (about 2.00 GiB)"));
+        assert!(refusal(GIB).ends_with("even with all of a = 1, b = 2 it takes about 2.00 GiB"));
+    }
+
+    #[test]
+    fn the_table_sums_by_device_and_counts_what_is_in_use() {
+        let table = estimate().table(GIB, Some(10 * GIB));
+        let line = |end: &str| table.lines().find(|line| line.ends_with(end)).unwrap_or_else(|| panic!("{table}"));
+        assert_eq!(line("a pass").trim(), "5.00 GiB  cpu  a pass");
+        assert_eq!(line("data").trim(), "1.00 GiB  cpu  program, tokenizer, data");
+        assert_eq!(line("besides").trim(), "9.00 GiB  cpu  in all, 10.00 GiB are free besides");
+        assert_eq!(line("cuda:0  in all").trim(), "9.00 GiB  cuda:0  in all");
+    }
+}

@@ -18,6 +18,8 @@ pub mod ppo;
 pub mod ppo_config;
 mod ppo_keeper;
 pub mod ppo_parts;
+mod ppo_prompts;
+mod ppo_reward;
 pub mod pretrain;
 pub mod recipe;
 pub mod replay;

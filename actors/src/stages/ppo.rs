@@ -13,10 +13,10 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::context::{StageContext, StageError};
 use super::evaluate::{Judge, side_by_side};
+use super::outputs::save_trained;
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
-use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;

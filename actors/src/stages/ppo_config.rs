@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
 use collimate_models::arch::LoraConfig;
+use collimate_models::data::limit::TooLong;
 use collimate_models::generate::CachePolicy;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{PpoConfig, Preset};
@@ -46,6 +47,8 @@ pub struct PpoSetup {
     /// stage's. A recipe with `builtin` or `process` may have neither; the value model then starts from the SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<PathBuf>,
+    /// In whose tokens the reward model reads: "shared" or "own".
+    pub reward_tokens: RewardTokens,
     /// Trains adapters alone: policy, reference and value model stand on one SFT model in memory, and so does a reward
     /// model that is an adapter on it. The value model goes on with the reward model's adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +56,10 @@ pub struct PpoSetup {
     /// JSON lines with `prompt`. Without it, prompts are cut from the corpus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
+    /// The most tokens of a prompt of the file; 0 takes as many as leave room for a response.
+    pub max_prompt_tokens: usize,
+    /// What becomes of prompts with more: "refuse" or "drop".
+    pub too_long: TooLong,
     /// The longest response, in tokens.
     pub max_new_tokens: usize,
     /// Generators, each with its own thread when threaded.
@@ -91,8 +98,11 @@ impl Default for PpoSetup {
             preset: None,
             sft: None,
             reward_model: None,
+            reward_tokens: RewardTokens::default(),
             lora: None,
             prompts: None,
+            max_prompt_tokens: 0,
+            too_long: TooLong::default(),
             max_new_tokens: 32,
             n_generators: 1,
             n_slots: 32,
@@ -108,6 +118,18 @@ impl Default for PpoSetup {
             process: None,
         }
     }
+}
+
+/// In whose tokens a reward model reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardTokens {
+    /// The policy's: the very tokens that were sampled. Both tokenizers must be the same.
+    #[default]
+    Shared,
+    /// Its own: the text, encoded anew and framed by the reward model's own chat template. The value model, which must
+    /// read the policy's tokens, then starts from the SFT model.
+    Own,
 }
 
 /// Where each role computes: `cpu`, or `cuda:N` in a build with CUDA.

@@ -5,15 +5,12 @@ use std::sync::Arc;
 
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights, scalar_from_language};
-use collimate_models::data::Records;
-use collimate_models::data::corpus::{Corpus, Split, split_by_index};
-use collimate_models::data::prompts::tokenize_prompts;
+use collimate_models::data::corpus::Split;
+use collimate_models::data::limit::TooLong;
 use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
 use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::rng;
-use collimate_models::roles::{
-    FrozenReference, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart, RewardModelScorer,
-};
+use collimate_models::roles::{FrozenReference, OwnTokens, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart};
 use collimate_models::train::LmExample;
 use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
@@ -21,11 +18,12 @@ use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, ModelFiles, load_corpus};
 use super::memory;
-use super::ppo_config::{PpoStageConfig, RoleDevices};
+use super::ppo_config::{PpoStageConfig, RewardTokens, RoleDevices};
+use super::ppo_prompts::{Prompts, load_prompts};
+use super::ppo_reward::{NO_REWARD, RewardModel, load_reward_model, make_reward, open_reward_model};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
 use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};
-use crate::rewards::SubprocessReward;
 
 /// The flow that the stage runs.
 pub type StageFlow = PpoFlow<Weights, PpoLearner>;
@@ -42,8 +40,8 @@ pub struct PpoParts {
     value: (Arc<ModelConfig>, Weights),
     /// The same tokenizer, for those who keep it.
     pub tokenizer: Arc<collimate_models::tokenizer::Tokenizer>,
-    /// The reward model's shape and weights, where there is one.
-    pub reward_model: Option<(Arc<ModelConfig>, Weights)>,
+    /// The reward model, where there is one.
+    reward_model: Option<RewardModel>,
     /// Prompts to sample from.
     pub prompts: Vec<Vec<u32>>,
     /// Prompts that both policies are judged on.
@@ -95,9 +93,11 @@ impl PpoParts {
         let devices = Devices::open(&config.stage.devices, &context.device)?;
         let lora = config.stage.lora.as_ref();
         let files = ModelFiles::open(sft, HeadKind::Language)?;
-        let reward_files = reward_model.map(|dir| open_reward_model(dir, &files)).transpose()?;
+        let reads_own = config.stage.reward_tokens == RewardTokens::Own;
+        let reward_files = reward_model.map(|dir| open_reward_model(dir, &files, reads_own)).transpose()?;
         let cut = corpus.map(|_| load_corpus(corpus, &files.tokenizer, "[ppo]")).transpose()?;
-        let (prompts, heldout_prompts) = load_prompts(config, &files, corpus, cut.as_ref())?;
+        let Prompts { train: prompts, heldout: heldout_prompts, texts } =
+            load_prompts(config, &files, corpus, cut.as_ref(), context.observer)?;
         let longest = prompts.iter().chain(&heldout_prompts).map(Vec::len).max().unwrap_or(0);
         context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), longest)?)?;
 
@@ -105,12 +105,17 @@ impl PpoParts {
         if lora.is_some() {
             sft = sft.into_base()?;
         }
-        let reward_model = reward_files.map(|files_of_it| load_reward_model(&files_of_it, &files, &sft, lora));
-        let reward_model = reward_model.transpose()?;
+        let reward_model = match reward_files {
+            None => None,
+            Some(of_it) => {
+                let tokens = || OwnTokens { tokenizer: of_it.tokenizer.clone(), prompts: texts };
+                Some(load_reward_model(&of_it, &files, &sft, lora, reads_own.then(tokens).map(Arc::new))?)
+            }
+        };
         let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
         let (value_config, value) = match &reward_model {
-            Some((config, weights)) => (config.clone(), weights.clone()),
-            None => {
+            Some(RewardModel { config, weights, own_tokens: None }) => (config.clone(), weights.clone()),
+            _ => {
                 let mut rng = rng::for_purpose(context.seed, "scalar head");
                 (sft.config.clone(), scalar_from_language(&sft.config, &sft.weights, &mut rng)?)
             }
@@ -257,26 +262,6 @@ impl PpoParts {
     }
 }
 
-/// Makes what gives the scores.
-fn make_reward(
-    config: &PpoStageConfig,
-    model: Option<&(Arc<ModelConfig>, Weights)>,
-    device: &Device,
-) -> Result<Box<dyn RewardFunction>, StageError> {
-    if let Some(builtin) = &config.stage.builtin {
-        return Ok(builtin.build()?);
-    }
-    if let Some(process) = &config.stage.process {
-        let process = SubprocessReward::start(process).map_err(|error| StageError::Role(error.into()))?;
-        return Ok(Box::new(process));
-    }
-    let (config, weights) = model.ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
-    Ok(Box::new(RewardModelScorer::new(config, &weights.to_device(device)?)?))
-}
-
-const NO_REWARD: &str = "[ppo] has nothing that gives scores: give it a `reward_model`, a [reward] stage before it, a \
-                         [ppo.builtin] table or a [ppo.process] table";
-
 /// What can be refused before any model is read.
 fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), StageError> {
     let PpoStageConfig { stage, flow, objective } = config;
@@ -293,6 +278,11 @@ fn check(config: &PpoStageConfig, reward_model: Option<&Path>) -> Result<(), Sta
     ];
     if let Some((key, _)) = at_least_1.iter().find(|(_, n)| *n == 0) {
         return Err(StageError::Setting(format!("ppo.{key} is 0, it must be at least 1")));
+    }
+    if stage.too_long == TooLong::Truncate {
+        return Err(StageError::Setting(
+            "ppo.too_long is \"truncate\", but half a prompt is another prompt: take \"drop\" or \"refuse\"".into(),
+        ));
     }
     if flow.weight_updates == WeightUpdates::BetweenRollouts && stage.in_flight_cache != CachePolicy::default() {
         return Err(StageError::Setting(
@@ -323,77 +313,4 @@ fn start(
         }
         _ => Ok(weights.clone()),
     }
-}
-
-fn open_reward_model(dir: &Path, sft: &ModelFiles) -> Result<ModelFiles, StageError> {
-    let files = ModelFiles::open(dir, HeadKind::Scalar)?;
-    // Its ids would mean other words to it than to the policy.
-    sft.tokenizer.require_same(&sft.dir.display().to_string(), &files.tokenizer, &dir.display().to_string())?;
-    Ok(files)
-}
-
-/// The reward model: on the SFT model's weights where it is an adapter on that and the stage trains adapters.
-fn load_reward_model(
-    files: &ModelFiles,
-    sft_files: &ModelFiles,
-    sft: &InputModel,
-    lora: Option<&LoraConfig>,
-) -> Result<(Arc<ModelConfig>, Weights), StageError> {
-    if lora.is_some()
-        && files.stands_on(sft_files)
-        && let Some(weights) = sft.with_adapters_of(files)?
-    {
-        return Ok((sft.config.clone(), weights));
-    }
-    let mut model = files.load(sft.weights.device())?;
-    if lora.is_some() {
-        model = model.into_base()?;
-    }
-    Ok((model.config, model.weights))
-}
-
-/// Prompts in tokens.
-type TokenPrompts = Vec<Vec<u32>>;
-
-/// Prompts for training and held out.
-fn load_prompts(
-    config: &PpoStageConfig,
-    sft: &ModelFiles,
-    corpus: Option<&CorpusConfig>,
-    cut: Option<&Corpus>,
-) -> Result<(TokenPrompts, TokenPrompts), StageError> {
-    let stage = &config.stage;
-    let (train, mut heldout) = match (&stage.prompts, corpus.zip(cut)) {
-        (Some(path), _) => {
-            let records = Records::read(path)?;
-            let prompts = tokenize_prompts(&records, &sft.tokenizer, sft.config.context_len, stage.max_new_tokens)?;
-            split_by_index(prompts, stage.evaluate.heldout_share)
-        }
-        (None, Some((lengths, cut))) => {
-            let prompts = |split| -> TokenPrompts {
-                let continuations = cut.continuations(split, lengths.prompt_tokens, lengths.response_tokens);
-                continuations.into_iter().map(|continuation| continuation.prompt).collect()
-            };
-            let n_tokens = lengths.prompt_tokens + usize::from(sft.tokenizer.bos().is_some());
-            if n_tokens + stage.max_new_tokens > sft.config.context_len {
-                return Err(StageError::Setting(format!(
-                    "corpus.prompt_tokens = {} and ppo.max_new_tokens = {} do not fit the model's context of {}",
-                    lengths.prompt_tokens, stage.max_new_tokens, sft.config.context_len
-                )));
-            }
-            (prompts(Split::Train), prompts(Split::Heldout))
-        }
-        (None, None) => {
-            return Err(StageError::Setting("[ppo] needs `prompts`, or a [corpus] table to cut them from".into()));
-        }
-    };
-    if train.is_empty() || heldout.is_empty() {
-        return Err(StageError::Setting(format!(
-            "{} prompts to sample from and {} held out: there must be at least one of each",
-            train.len(),
-            heldout.len()
-        )));
-    }
-    heldout.truncate(stage.evaluate.n_prompts);
-    Ok((train, heldout))
 }

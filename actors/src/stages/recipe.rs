@@ -89,7 +89,10 @@ impl Recipe {
             sft.demonstrations.iter_mut().for_each(|files| files.paths_mut().for_each(resolve));
         }
         if let Some(reward) = &mut self.reward {
-            [&mut reward.sft, &mut reward.comparisons].into_iter().flatten().for_each(resolve);
+            [&mut reward.sft, &mut reward.comparisons, &mut reward.demonstrations]
+                .into_iter()
+                .flatten()
+                .for_each(resolve);
             if let Some(labeler) = &mut reward.labeler {
                 labeler.gold.resolve_paths(base);
             }

@@ -10,6 +10,7 @@ use collimate_models::arch::{HeadKind, LoraConfig, scalar_from_language};
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
 use collimate_models::data::corpus::{Split, split_by_index};
 use collimate_models::data::demonstrations::stream_examples;
+use collimate_models::data::limit::{Fitted, LengthCounts, LengthLimit, TooLong};
 use collimate_models::generate::SamplingParams;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::rng;
@@ -49,6 +50,10 @@ pub struct RewardConfig {
     pub demonstrations: Option<PathBuf>,
     /// Share of the comparisons that is held out to measure accuracy.
     pub heldout_share: f64,
+    /// The most tokens of a prompt with one of its responses, in a file; 0 takes the model's whole context.
+    pub max_tokens: usize,
+    /// What becomes of comparisons with more: "refuse" or "drop". They are never cut: a score is read at a response's end.
+    pub too_long: TooLong,
     /// Passes over the comparisons.
     pub n_epochs: usize,
     /// Comparisons in one optimiser step; all responses of each stay together.
@@ -69,6 +74,8 @@ impl Default for RewardConfig {
             labeler: None,
             demonstrations: None,
             heldout_share: 0.2,
+            max_tokens: 0,
+            too_long: TooLong::default(),
             // More passes overfit (Ouyang et al. 2022, section 3.5).
             n_epochs: 1,
             batch_size: 16,
@@ -106,6 +113,12 @@ pub fn run(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<RewardSummary, StageError> {
+    if config.too_long == TooLong::Truncate {
+        return Err(StageError::Setting(
+            "reward.too_long is \"truncate\", but a score is read at a response's end: take \"drop\" or \"refuse\""
+                .into(),
+        ));
+    }
     let files = ModelFiles::open(sft, HeadKind::Language)?;
     let comparisons_path = match (&config.comparisons, &config.labeler) {
         (Some(path), None) => path.clone(),
@@ -115,7 +128,13 @@ pub fn run(
         }
     };
     let records = read_comparisons(&comparisons_path)?;
-    let ranked = tokenize_comparisons(&records, &files.tokenizer, files.config.context_len)?;
+    let limit = LengthLimit::new(config.max_tokens, files.config.context_len, config.too_long)?;
+    let mut counts = LengthCounts::default();
+    let fitted = tokenize_comparisons(&records, &files.tokenizer, limit)?.into_iter();
+    let ranked: Vec<RankedResponses> = fitted.filter_map(|one| counts.count(one)).collect();
+    if let Some(told) = counts.tell("comparisons", limit) {
+        context.observer.warn(&told);
+    }
     let k = ranked.iter().map(|comparison| comparison.ranks.len()).max().unwrap_or(0);
     let (train, heldout) = split_by_index(ranked, config.heldout_share);
     if train.is_empty() || heldout.is_empty() {
@@ -188,8 +207,13 @@ fn bias_demonstrations(
             train.into_iter().take(N_BIAS_DEMONSTRATIONS).map(|example| example.tokens).collect()
         }
         Some(path) => {
-            let examples = stream_examples(path, &sft.tokenizer, sft.config.context_len)?.take(N_BIAS_DEMONSTRATIONS);
-            examples.map(|example| Ok(example?.1.tokens)).collect::<collimate_models::Result<_>>()?
+            let limit = LengthLimit::new(config.max_tokens, sft.config.context_len, TooLong::Drop)?;
+            let examples = stream_examples(path, &sft.tokenizer, limit)?.filter_map(|example| match example {
+                Ok((_, Fitted::Whole(example))) => Some(Ok(example.tokens)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            });
+            examples.take(N_BIAS_DEMONSTRATIONS).collect::<collimate_models::Result<_>>()?
         }
     };
     if demonstrations.is_empty() {

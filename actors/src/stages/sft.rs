@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use collimate_models::arch::{HeadKind, LoraConfig};
+use collimate_models::data::limit::TooLong;
 use collimate_models::rng;
 use collimate_models::train::{LmTrainer, OptimConfig, heldout_nll};
 use collimate_protocol::records::SftSummary;
@@ -33,6 +34,10 @@ pub struct SftConfig {
     pub heldout_share: f64,
     /// Demonstrations of the files that are held at a time, and shuffled: more than there are shuffle them all alike.
     pub shuffle_buffer: usize,
+    /// The most tokens of a demonstration of the files; 0 takes the model's whole context.
+    pub max_tokens: usize,
+    /// What becomes of demonstrations with more: "refuse", "drop" or "truncate".
+    pub too_long: TooLong,
     /// Passes over the demonstrations.
     pub n_epochs: usize,
     /// Demonstrations in one optimiser step.
@@ -53,6 +58,8 @@ impl Default for SftConfig {
             demonstrations: None,
             heldout_share: 0.05,
             shuffle_buffer: 20_000,
+            max_tokens: 0,
+            too_long: TooLong::default(),
             n_epochs: 1,
             batch_size: 32,
             max_steps: 0,
@@ -74,6 +81,9 @@ pub fn run(
         Some(demonstrations) => SftData::of_files(demonstrations, config, &files)?,
         None => SftData::of_corpus(corpus, &files.tokenizer)?,
     };
+    if let Some(told) = data.told() {
+        context.observer.warn(told);
+    }
     context.check_memory(memory::of_sft(config, &files, data.longest())?)?;
     let n_passes = config.n_epochs * data.n_train().div_ceil(config.batch_size);
     let n_steps = match config.max_steps {

@@ -2,11 +2,10 @@
 //! anew in each pass.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use collimate_models::arch::ModelConfig;
 use collimate_models::data::corpus::{Continuation, Split, is_heldout};
 use collimate_models::data::demonstrations::stream_examples;
+use collimate_models::data::limit::{Fitted, LengthCounts, LengthLimit};
 use collimate_models::data::passes::{Items, Pass, Source};
 use collimate_models::rng;
 use collimate_models::tokenizer::Tokenizer;
@@ -30,6 +29,8 @@ pub struct SftData {
     /// What SFT is judged by.
     pub heldout: Vec<LmExample>,
     longest: usize,
+    /// What there is to tell of demonstrations that were too long.
+    told: Option<String>,
 }
 
 enum Train {
@@ -41,7 +42,7 @@ enum Train {
 struct Files {
     sources: Vec<Source>,
     tokenizer: Tokenizer,
-    model: Arc<ModelConfig>,
+    limit: LengthLimit,
     heldout_share: f64,
     /// Examples that a pass takes, about.
     n_train: usize,
@@ -50,10 +51,12 @@ struct Files {
 impl SftData {
     /// Demonstrations of files. Each is read once to see whether all of it can be learnt, and how much it is.
     pub fn of_files(files: &DataFiles, config: &SftConfig, base: &ModelFiles) -> Result<Self, StageError> {
+        let limit = LengthLimit::new(config.max_tokens, base.config.context_len, config.too_long)?;
+        let mut counts = LengthCounts::default();
         let mut files = Files {
             sources: files.sources(),
+            limit,
             tokenizer: base.tokenizer.clone(),
-            model: base.config.clone(),
             heldout_share: config.heldout_share,
             n_train: 0,
         };
@@ -62,8 +65,9 @@ impl SftData {
         for source in &files.sources {
             source.validate()?;
             let mut is_empty = true;
-            for example in stream_examples(&source.path, &files.tokenizer, files.model.context_len)? {
+            for example in stream_examples(&source.path, &files.tokenizer, limit)? {
                 let (idx, example) = example?;
+                let Some(example) = counts.count(example) else { continue };
                 is_empty = false;
                 longest = longest.max(example.tokens.len());
                 match is_heldout(idx, files.heldout_share) {
@@ -73,18 +77,20 @@ impl SftData {
                 }
             }
             if is_empty {
-                return Err(StageError::Setting(format!("{}: holds no demonstration", source.path.display())));
+                let told = counts.tell("demonstrations", limit).map_or(String::new(), |told| format!(": {told}"));
+                return Err(StageError::Setting(format!("{}: holds no demonstration{told}", source.path.display())));
             }
         }
         files.n_train = n_train.round() as usize;
-        Self { train: Train::Files(Box::new(files)), heldout, longest }.checked()
+        Self { train: Train::Files(Box::new(files)), heldout, longest, told: counts.tell("demonstrations", limit) }
+            .checked()
     }
 
     /// Demonstrations cut from the corpus.
     pub fn of_corpus(corpus: Option<&CorpusConfig>, tokenizer: &Tokenizer) -> Result<Self, StageError> {
         let [train, heldout] = cut(corpus, tokenizer)?;
         let longest = train.iter().chain(&heldout).map(|example| example.tokens.len()).max().unwrap_or(0);
-        Self { train: Train::Memory(train), heldout, longest }.checked()
+        Self { train: Train::Memory(train), heldout, longest, told: None }.checked()
     }
 
     fn checked(self) -> Result<Self, StageError> {
@@ -95,6 +101,11 @@ impl SftData {
         Err(StageError::Setting(format!(
             "{n_train} demonstrations to train on and {n_heldout} held out: there must be at least one of each"
         )))
+    }
+
+    /// What there is to tell of demonstrations that were too long.
+    pub fn told(&self) -> Option<&str> {
+        self.told.as_deref()
     }
 
     /// Tokens of the longest demonstration.
@@ -136,10 +147,11 @@ impl Files {
     /// What is trained on of one file.
     fn open(&self, path: &Path) -> collimate_models::Result<Items<LmExample>> {
         let share = self.heldout_share;
-        let examples = stream_examples(path, &self.tokenizer, self.model.context_len)?;
+        let examples = stream_examples(path, &self.tokenizer, self.limit)?;
         Ok(Box::new(examples.filter_map(move |example| match example {
             Ok((idx, _)) if is_heldout(idx, share) => None,
-            Ok((_, example)) => Some(Ok(example)),
+            Ok((_, Fitted::Whole(example) | Fitted::Truncated(example))) => Some(Ok(example)),
+            Ok((_, Fitted::Dropped)) => None,
             Err(error) => Some(Err(error)),
         })))
     }

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 use super::config::ModelConfig;
 use super::files::read_json;
-use super::safetensors_file::read_safetensors;
 use super::heads::{SCORE_BIAS, SCORE_WEIGHT};
 use super::lora::{A, B};
+use super::safetensors_file::read_safetensors;
 use super::specs::{HeadKind, linear_layers};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -231,8 +231,7 @@ impl Adapter {
                 (module, tensor, self.tensors.get(&format!("{module}{B}")), false)
             } else if let Some(module) = name.strip_suffix(".lora_embedding_A") {
                 (module, tensor, self.tensors.get(&format!("{module}.lora_embedding_B")), true)
-            } else if let Some(module) = name.strip_suffix(B).or(name.strip_suffix(".lora_embedding_B"))
-            {
+            } else if let Some(module) = name.strip_suffix(B).or(name.strip_suffix(".lora_embedding_B")) {
                 let a = [A, ".lora_embedding_A"].map(|suffix| format!("{module}{suffix}"));
                 if !a.iter().any(|name| self.tensors.contains_key(name)) {
                     return Err(self.bad(format!("tensor `{name}` has no `lora_A` beside it")));

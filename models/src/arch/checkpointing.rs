@@ -71,6 +71,8 @@ impl CustomOp1 for Checkpointed {
         let weighted = (self.block(x.as_tensor())? * grad)?.sum_all()?;
         let mut store = weighted.backward()?;
         let grad_x = store.remove(&x);
+        // candle has left one for `grad` too, which would keep all of the block's record.
+        store.remove(grad);
         self.gradients.push(store);
         Ok(grad_x)
     }

@@ -162,4 +162,5 @@ impl Decoder {
             Some(norm) => Ok(norm.forward(&x)?),
             None => Ok(x),
         }
-    }}
+    }
+}

@@ -64,8 +64,7 @@ impl LoraConfig {
         let fits = |target: &str, layer: &LinearLayer| {
             target == ALL_LINEAR || layer.name == target || layer.name.ends_with(&format!(".{target}"))
         };
-        if let Some(target) =
-            self.target_modules.iter().find(|target| !layers.iter().any(|layer| fits(target, layer)))
+        if let Some(target) = self.target_modules.iter().find(|target| !layers.iter().any(|layer| fits(target, layer)))
         {
             let first_block = &layers[..layers.len() / config.n_layers.max(1)];
             let ends: Vec<&str> = first_block.iter().filter_map(|layer| layer.name.rsplit('.').next()).collect();
@@ -176,7 +175,13 @@ impl Weights {
 
     /// Fresh adapters on these weights, which must be a base. A scalar head is trained along with them, not adapted.
     /// A is spread evenly within 1 / √I, which is PEFT's beginning, and B is 0: the model computes what its base does.
-    pub fn adapted(&self, config: &ModelConfig, head: HeadKind, lora: &LoraConfig, rng: &mut SeededRng) -> Result<Self> {
+    pub fn adapted(
+        &self,
+        config: &ModelConfig,
+        head: HeadKind,
+        lora: &LoraConfig,
+        rng: &mut SeededRng,
+    ) -> Result<Self> {
         let Some(on) = self.on.as_ref().filter(|on| on.scales.is_empty()) else {
             return Err(Error::invalid("adapters need a base that has none yet"));
         };

@@ -88,9 +88,8 @@ impl Weights {
                 });
             }
         }
-        let is_known = |name: &str| {
-            specs.iter().any(|spec| spec.name == name) || (self.has_base() && is_adapter_of(config, name))
-        };
+        let is_known =
+            |name: &str| specs.iter().any(|spec| spec.name == name) || (self.has_base() && is_adapter_of(config, name));
         match self.tensors.keys().find(|name| !is_known(name)) {
             None => Ok(()),
             Some(name) => {

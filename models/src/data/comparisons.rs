@@ -6,7 +6,8 @@ use collimate_protocol::records::{Comparison, ComparisonTokens};
 use serde_json::{Map, Value};
 
 use super::dialogue::Problem;
-use super::framing::{check_fits, prompt_tokens, response_tokens};
+use super::framing::{prompt_tokens, response_tokens};
+use super::limit::{Fitted, LengthLimit};
 use super::records::{Record, Records};
 use super::schema::Schema;
 use crate::error::{Error, Result};
@@ -82,13 +83,13 @@ pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>
 /// that were sampled, those are used as they are; a response that is text gets one end token.
 ///
 /// # Errors
-/// A sequence that does not fit into `context_len` tokens, a prompt without tokens, or a token that the tokenizer does
-/// not have; the line is named.
+/// A sequence that the limit refuses, a prompt without tokens, or a token that the tokenizer does not have; the line is
+/// named.
 pub fn tokenize_comparisons(
     comparisons: &Records<Comparison>,
     tokenizer: &Tokenizer,
-    context_len: usize,
-) -> Result<Vec<RankedResponses>> {
+    limit: LengthLimit,
+) -> Result<Vec<Fitted<RankedResponses>>> {
     let vocab_size = tokenizer.vocab_size();
     comparisons.try_map(|record| {
         let (prompt, responses) = match &record.tokens {
@@ -100,7 +101,6 @@ pub fn tokenize_comparisons(
             }
         };
         let sequence = |response: Vec<u32>| {
-            check_fits(prompt.len(), response.len(), context_len)?;
             let sequence = [prompt.as_slice(), &response].concat();
             match sequence.iter().find(|&&id| id as usize >= vocab_size) {
                 None => Ok(sequence),
@@ -110,8 +110,14 @@ pub fn tokenize_comparisons(
                 ))),
             }
         };
+        let longest = responses.iter().map(Vec::len).max().unwrap_or(0);
+        let n_tokens = prompt.len() + longest;
+        let what = || format!("the prompt has {} tokens and the response {longest}: {n_tokens} in all", prompt.len());
+        if !limit.takes(n_tokens, what)? {
+            return Ok(Fitted::Dropped);
+        }
         let sequences = responses.into_iter().map(sequence).collect::<Result<_>>()?;
-        Ok(RankedResponses { sequences, ranks: record.ranks.clone() })
+        Ok(Fitted::Whole(RankedResponses { sequences, ranks: record.ranks.clone() }))
     })
 }
 
@@ -178,7 +184,13 @@ mod tests {
         let sampled = r#"{"prompt": "a", "responses": ["?", "?"], "ranks": [1, 2],
             "tokens": {"prompt": [5, 6], "responses": [[7, 0], [8]]}}"#;
         let file = file(format!("{text}\n{}\n", sampled.replace('\n', " ")));
-        let ranked = tokenize_comparisons(&read_comparisons(file.path()).unwrap(), &tokenizer, 4).unwrap();
+        let ranked =
+            tokenize_comparisons(&read_comparisons(file.path()).unwrap(), &tokenizer, LengthLimit::context(4)).unwrap();
+        let ranked = ranked.into_iter().map(|one| match one {
+            Fitted::Whole(ranked) => ranked,
+            other => panic!("{other:?}"),
+        });
+        let ranked: Vec<RankedResponses> = ranked.collect();
         let abcd = tokenizer.encode("abcd").unwrap();
         assert_eq!(ranked[0].sequences, [vec![abcd[0], abcd[1], 0], vec![abcd[0], abcd[2], abcd[3], 0]]);
         assert_eq!(ranked[0].ranks, [2, 1]);
@@ -188,13 +200,16 @@ mod tests {
     #[test]
     fn sequences_that_the_model_can_not_take_are_named_by_line() {
         let text = file(r#"{"prompt": "a", "responses": ["b", "cd"], "ranks": [2, 1]}"#);
-        let message = tokenize_comparisons(&read_comparisons(text.path()).unwrap(), &bytes(), 3).unwrap_err();
+        let message = tokenize_comparisons(&read_comparisons(text.path()).unwrap(), &bytes(), LengthLimit::context(3))
+            .unwrap_err();
         assert!(message.to_string().contains(":1: the prompt has 1 tokens and the response 3: 4 in all"), "{message}");
 
         let foreign = file(
             r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2], [257]]}}"#,
         );
-        let message = tokenize_comparisons(&read_comparisons(foreign.path()).unwrap(), &bytes(), 9).unwrap_err();
+        let message =
+            tokenize_comparisons(&read_comparisons(foreign.path()).unwrap(), &bytes(), LengthLimit::context(9))
+                .unwrap_err();
         assert!(
             message.to_string().contains(":1: `tokens` holds 257, and the tokenizer's tokens end at 256"),
             "{message}"

@@ -6,8 +6,9 @@ use collimate_protocol::records::Demonstration;
 use serde_json::{Map, Value};
 
 use super::dialogue::Problem;
-use super::framing::{check_fits, dialogue_examples, prompt_tokens, response_tokens};
-use super::records::{Record, Records, stream};
+use super::framing::{dialogue_examples, prompt_tokens, response_tokens};
+use super::limit::{Fitted, LengthLimit};
+use super::records::{Record, stream};
 use super::schema::Schema;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -21,38 +22,24 @@ impl Record for Demonstration {
     }
 }
 
-/// The demonstrations' tokens. Responses are trained on, each with its end token, and nothing else. A dialogue makes one
-/// example or several: see [`dialogue_examples`].
+/// The examples of a file one by one, as the limit takes them, with the index of the demonstration that each is of.
+/// Responses are trained on, each with its end token, and nothing else. A dialogue makes one example or several: see
+/// [`dialogue_examples`].
 ///
 /// # Errors
-/// One that has no prompt tokens, or does not fit into `context_len` tokens; the line is named.
-pub fn tokenize_demonstrations(
-    demonstrations: &Records<Demonstration>,
-    tokenizer: &Tokenizer,
-    context_len: usize,
-) -> Result<Vec<LmExample>> {
-    let examples = demonstrations.try_map(|record| {
-        let examples = tokenize_demonstration(record, tokenizer)?;
-        examples.iter().try_for_each(|example| check_example(example, context_len))?;
-        Ok(examples)
-    })?;
-    Ok(examples.into_iter().flatten().collect())
-}
-
-/// The examples of a file one by one, with the index of the demonstration that each is of; errors as in
-/// [`tokenize_demonstrations`].
+/// One that has no prompt tokens, or that the limit refuses; the line is named.
 pub fn stream_examples(
     path: &Path,
     tokenizer: &Tokenizer,
-    context_len: usize,
-) -> Result<impl Iterator<Item = Result<(usize, LmExample)>> + use<>> {
+    limit: LengthLimit,
+) -> Result<impl Iterator<Item = Result<(usize, Fitted<LmExample>)>> + use<>> {
     let (path, tokenizer) = (path.to_owned(), tokenizer.clone());
     let examples = stream::<Demonstration>(&path)?.enumerate().map(move |(idx, record)| {
         let (line, record) = record?;
         let located = |error: Error| Error::bad_line(&path, line, error.to_string());
         let examples = tokenize_demonstration(&record, &tokenizer).map_err(located)?;
-        examples.iter().try_for_each(|example| check_example(example, context_len)).map_err(located)?;
-        Ok(examples.into_iter().map(move |example| (idx, example)).collect::<Vec<_>>())
+        let fitted = examples.into_iter().map(|example| Ok((idx, limit.fit(example).map_err(located)?)));
+        fitted.collect::<Result<Vec<_>>>()
     });
     Ok(examples.flat_map(|examples| match examples {
         Ok(examples) => examples.into_iter().map(Ok).collect(),
@@ -73,22 +60,27 @@ pub fn tokenize_demonstration(record: &Demonstration, tokenizer: &Tokenizer) -> 
     }
 }
 
-fn check_example(example: &LmExample, context_len: usize) -> Result<()> {
-    let n_tokens = example.tokens.len();
-    match example.learnt.as_slice() {
-        [one] => check_fits(one.start, n_tokens - one.start, context_len),
-        _ if n_tokens <= context_len => Ok(()),
-        _ => Err(Error::invalid(format!(
-            "the dialogue has {n_tokens} tokens, and the model's context holds {context_len}"
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::framing::tests::bytes;
+    use super::super::records::Records;
     use super::super::records::tests::file;
     use super::*;
+
+    /// The examples of whole demonstrations.
+    fn tokenize_demonstrations(
+        demonstrations: &Records<Demonstration>,
+        tokenizer: &Tokenizer,
+        context_len: usize,
+    ) -> Result<Vec<LmExample>> {
+        let examples = demonstrations.try_map(|record| {
+            let examples = tokenize_demonstration(record, tokenizer)?;
+            let limit = LengthLimit::context(context_len);
+            examples.iter().try_for_each(|example| limit.fit(example.clone()).map(drop))?;
+            Ok(examples)
+        })?;
+        Ok(examples.into_iter().flatten().collect())
+    }
 
     #[test]
     fn the_end_token_is_trained_on() {

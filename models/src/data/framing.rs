@@ -100,18 +100,6 @@ pub fn dialogue_examples(tokenizer: &Tokenizer, messages: &[Message]) -> Result<
     Ok(examples)
 }
 
-/// Refuses what the model can't hold.
-pub(super) fn check_fits(n_prompt: usize, n_response: usize, context_len: usize) -> Result<()> {
-    let n_tokens = n_prompt + n_response;
-    if n_tokens <= context_len {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "the prompt has {n_prompt} tokens and the response {n_response}: {n_tokens} in all, and the model's context \
-         holds {context_len}"
-    )))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

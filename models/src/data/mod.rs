@@ -15,6 +15,7 @@ pub mod corpus;
 pub mod demonstrations;
 mod dialogue;
 pub mod framing;
+pub mod limit;
 mod nearest;
 pub mod passes;
 pub mod prompts;

@@ -82,9 +82,7 @@ impl CustomOp3 for LoraLinear {
         let ((n, n_in), (n_out, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
         let x = slice(x, lx)?;
         let mut y = match &self.bias {
-            Some(bias) => {
-                product(x, n_in, &numbers(&self.weight)?, n_out, self.layout, Start::Row(&numbers(bias)?))
-            }
+            Some(bias) => product(x, n_in, &numbers(&self.weight)?, n_out, self.layout, Start::Row(&numbers(bias)?)),
             None => product(x, n_in, &numbers(&self.weight)?, n_out, self.layout, Start::Zero),
         };
         let inner = self.inner(x, n_in, slice(a, la)?);

@@ -13,5 +13,5 @@ mod tests;
 pub use experience::PpoExperienceMaker;
 pub use learner::{PpoLearner, PpoStart};
 pub use reference::FrozenReference;
-pub use reward_model::RewardModelScorer;
+pub use reward_model::{OwnTokens, RetokenizingScorer, RewardModelScorer};
 pub use sampler::PolicySampler;

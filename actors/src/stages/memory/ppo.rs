@@ -7,7 +7,7 @@ use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, total, tr
 use crate::stages::context::StageError;
 use crate::stages::evaluate::REFERENCE_BATCH;
 use crate::stages::inputs::ModelFiles;
-use crate::stages::ppo_config::PpoStageConfig;
+use crate::stages::ppo_config::{PpoStageConfig, RewardTokens};
 use crate::stages::recipe::DeviceName;
 use crate::stages::sampling;
 
@@ -45,7 +45,7 @@ struct Ppo<'a> {
     config: &'a PpoStageConfig,
     sft: &'a ModelConfig,
     value: &'a ModelConfig,
-    has_reward_model: bool,
+    reward: Option<&'a ModelConfig>,
     /// Whether the reward model stands on the SFT model's weights.
     is_on_sft: bool,
     /// What is trained, and copied with each snapshot.
@@ -62,14 +62,15 @@ impl<'a> Ppo<'a> {
         longest_prompt: usize,
     ) -> Result<Self, StageError> {
         let lora = config.stage.lora.as_ref();
-        let value = reward_model.map_or(&sft.config, |files| &files.config);
+        let reads_own = config.stage.reward_tokens == RewardTokens::Own;
+        let value = reward_model.filter(|_| !reads_own).map_or(&sft.config, |files| &files.config);
         let is_on_sft = lora.is_some() && reward_model.is_some_and(|files| files.stands_on(sft));
-        let own_adapters = reward_model.filter(|_| is_on_sft).map(|files| files.adapter_bytes);
+        let own_adapters = reward_model.filter(|_| is_on_sft && !reads_own).map(|files| files.adapter_bytes);
         Ok(Self {
             config,
             sft: &sft.config,
             value,
-            has_reward_model: reward_model.is_some(),
+            reward: reward_model.map(|files| files.config.as_ref()),
             is_on_sft,
             policy_bytes: trained(&sft.config, HeadKind::Language, lora)?,
             value_bytes: own_adapters.map_or_else(|| trained(value, HeadKind::Scalar, lora), Ok)?,
@@ -99,16 +100,17 @@ impl<'a> Ppo<'a> {
     }
 
     fn models(&self) -> Vec<MemoryItem> {
-        let (sft, reward) = (memory::weights(self.sft, HeadKind::Language), memory::weights(self.value, HeadKind::Scalar));
+        let sft = memory::weights(self.sft, HeadKind::Language);
+        let reward = self.reward.map_or(0, |config| memory::weights(config, HeadKind::Scalar));
         let mut items = vec![item(CPU, "the SFT model", sft)];
-        if self.has_reward_model && !self.is_on_sft {
+        if reward > 0 && !self.is_on_sft {
             items.push(item(CPU, "the reward model", reward));
         }
         if self.lora() {
             items.push(item(CPU, "adapters as they start", self.policy_bytes + self.value_bytes));
         } else {
             // The judge's own, which wait while the flow runs.
-            items.push(item(CPU, "reference and reward model of the judge", sft + if self.has_reward_model { reward } else { 0 }));
+            items.push(item(CPU, "reference and reward model of the judge", sft + reward));
         }
         items
     }
@@ -136,10 +138,10 @@ impl<'a> Ppo<'a> {
                 + memory::logits(self.sft, scored);
             items.push(item(self.device(&devices.reference), format!("reference scorer {idx}: a pass"), bytes));
         }
-        if self.has_reward_model && stage.builtin.is_none() && stage.process.is_none() {
+        if let Some(reward) = self.reward.filter(|_| stage.builtin.is_none() && stage.process.is_none()) {
             for idx in 0..stage.n_reward_scorers {
-                let own = if self.lora() { value } else { whole(self.value, HeadKind::Scalar) };
-                let bytes = own + memory::inference_pass(self.value, scored);
+                let own = if self.lora() { value } else { whole(reward, HeadKind::Scalar) };
+                let bytes = own + memory::inference_pass(reward, scored);
                 items.push(item(self.device(&devices.reward_model), format!("reward scorer {idx}: a pass"), bytes));
             }
         }
@@ -180,6 +182,10 @@ impl<'a> Ppo<'a> {
             + 4 * (n_slots * self.sft.vocab_size) as u64;
         let n_tokens = (REFERENCE_BATCH * self.longest()).min(memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
         let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
-        vec![item(CPU, format!("judge: cache of {n_slots} slots, a pass of {n_tokens} tokens"), packed + sampling + scoring)]
+        vec![item(
+            CPU,
+            format!("judge: cache of {n_slots} slots, a pass of {n_tokens} tokens"),
+            packed + sampling + scoring,
+        )]
     }
 }

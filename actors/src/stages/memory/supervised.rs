@@ -67,11 +67,7 @@ fn supervised(
     n_tokens: usize,
 ) -> Result<Vec<MemoryItem>, StageError> {
     let trained = trained(model, head, lora)?;
-    let pass = TrainingPass {
-        n_tokens,
-        by_adapters: lora.is_some(),
-        checkpointing: optim.gradient_checkpointing,
-    };
+    let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
     let mut items = Vec::new();
     if lora.is_some() {
         items.push(item(CPU, "the model, frozen", memory::weights(model, HeadKind::Language)));

@@ -45,9 +45,7 @@ pub fn save_adapter(
     let tensors: Vec<(String, Tensor)> = weights
         .iter()
         .filter(|(name, _)| *name != SCORE_BIAS)
-        .map(|(name, tensor)| {
-            Ok((format!("{PREFIX}{name}"), tensor.detach().to_device(&Device::Cpu)?.contiguous()?))
-        })
+        .map(|(name, tensor)| Ok((format!("{PREFIX}{name}"), tensor.detach().to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
     // One entry: several would be written in another order each time.
     let metadata = match head {

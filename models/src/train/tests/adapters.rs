@@ -116,7 +116,10 @@ fn settings_that_fit_no_layer_are_refused_with_the_layers_there_are() {
     assert_eq!(targets(&["q_proj", "mlp.up_proj"], 1, 1.0).unwrap().len(), 4);
     assert_eq!(targets(&["model.layers.1.self_attn.v_proj"], 1, 1.0).unwrap().len(), 1);
     let message = targets(&["q_proj", "c_attn"], 1, 1.0).unwrap_err().to_string();
-    assert!(message.contains("\"c_attn\", which fits no linear layer") && message.contains("q_proj, k_proj"), "{message}");
+    assert!(
+        message.contains("\"c_attn\", which fits no linear layer") && message.contains("q_proj, k_proj"),
+        "{message}"
+    );
     assert!(targets(&["proj"], 1, 1.0).is_err());
     assert!(targets(&[], 1, 1.0).unwrap_err().to_string().contains("`lora.target_modules` is empty"));
     assert!(targets(&["q_proj"], 0, 1.0).unwrap_err().to_string().contains("`lora.r` is 0"));

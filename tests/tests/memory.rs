@@ -1,0 +1,140 @@
+//! The estimates of `collimate_models::memory` against what is allocated, counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
+use collimate_models::memory::{self, TrainingPass};
+use collimate_models::train::{LmExample, LmTrainer, OptimConfig, RankedResponses, RewardTrainer};
+use collimate_models::{Device, rng};
+use serde_json::{Value, json};
+
+static IN_USE: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: every call is the system allocator's, with what it was given.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let in_use = IN_USE.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
+        PEAK.fetch_max(in_use, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One measurement at a time: all of them share the counters.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The most that was in use during `work`, beyond what was before.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let done = work();
+    (done, PEAK.load(Ordering::Relaxed) - before)
+}
+
+/// Models large enough that tensors outweigh all else.
+fn configs() -> [Arc<ModelConfig>; 3] {
+    let config = |value: Value| Arc::new(ModelConfig::from_hf(Path::new("config.json"), value).unwrap());
+    [
+        config(json!({
+            "model_type": "llama", "vocab_size": 300, "hidden_size": 96, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "num_hidden_layers": 6, "intermediate_size": 256,
+            "max_position_embeddings": 512, "tie_word_embeddings": true, "eos_token_id": 0,
+        })),
+        config(json!({
+            "model_type": "gpt2", "vocab_size": 300, "n_embd": 96, "n_head": 4, "n_layer": 6, "n_positions": 512,
+            "eos_token_id": 0,
+        })),
+        config(json!({
+            "model_type": "qwen3", "vocab_size": 300, "hidden_size": 96, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 6, "intermediate_size": 256,
+            "max_position_embeddings": 512, "tie_word_embeddings": false, "eos_token_id": 0,
+        })),
+    ]
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig { r: 4, ..LoraConfig::default() }
+}
+
+fn start(config: &ModelConfig, head: HeadKind, by_adapters: bool) -> Weights {
+    let mut rng = rng::for_purpose(1, "weights");
+    let weights = Weights::initialise(config, head, &mut rng, &Device::Cpu).unwrap();
+    match by_adapters {
+        false => weights,
+        true => weights.into_base(config).unwrap().adapted(config, head, &lora(), &mut rng).unwrap(),
+    }
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|idx| 1 + idx * 7 % 290).collect()
+}
+
+#[test]
+fn training_takes_what_is_estimated_to_a_tenth() {
+    let _turn = TURN.lock().unwrap();
+    let n_tokens = 800;
+    for config in configs() {
+        for by_adapters in [false, true] {
+            for checkpointing in [false, true] {
+                for head in [HeadKind::Language, HeadKind::Scalar] {
+                    let optim = OptimConfig {
+                        microbatch_tokens: n_tokens,
+                        gradient_checkpointing: checkpointing,
+                        ..OptimConfig::default()
+                    };
+                    let ((), found) = peak_of(|| {
+                        let start = start(&config, head, by_adapters);
+                        match head {
+                            HeadKind::Language => {
+                                let mut trainer = LmTrainer::new(&config, &start, &optim, 2).unwrap();
+                                drop(start);
+                                let batch = vec![LmExample::text(tokens(n_tokens / 4)); 4];
+                                (0..2).for_each(|_| _ = trainer.step(&batch).unwrap());
+                            }
+                            HeadKind::Scalar => {
+                                let mut trainer = RewardTrainer::new(&config, &start, &optim, 2).unwrap();
+                                drop(start);
+                                let sequences = (0..4).map(|idx| tokens(n_tokens / 4 - idx)).collect();
+                                let batch = [RankedResponses { sequences, ranks: vec![1, 2, 3, 4] }];
+                                (0..2).for_each(|_| _ = trainer.step(&batch).unwrap());
+                            }
+                        }
+                    });
+                    let trained = match by_adapters {
+                        true => memory::adapters(&config, head, &lora()).unwrap(),
+                        false => memory::weights(&config, head),
+                    };
+                    let frozen = if by_adapters { memory::weights(&config, head) } else { 0 };
+                    let pass = TrainingPass { n_tokens, by_adapters, checkpointing };
+                    let estimate = frozen + memory::training_state(trained) + trained + pass.bytes(&config, head);
+                    let ratio = estimate as f64 / found as f64;
+                    println!(
+                        "{:?} {head:?} adapters {by_adapters} checkpointing {checkpointing}: {estimate} estimated, \
+                         {found} found, ratio {ratio:.3}",
+                        config.family
+                    );
+                    assert!(
+                        (0.9..1.1).contains(&ratio),
+                        "{:?} {head:?} {by_adapters} {checkpointing}: {ratio}",
+                        config.family
+                    );
+                }
+            }
+        }
+    }
+}
