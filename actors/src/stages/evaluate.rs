@@ -28,6 +28,8 @@ pub struct Judge<'a> {
     pub reward: &'a mut dyn RewardFunction,
     /// What it is meant to stand for, where the run has that.
     pub gold: Option<&'a mut dyn RewardFunction>,
+    /// Responses that are sampled at once.
+    pub n_slots: usize,
     /// How responses are sampled.
     pub params: SamplingParams,
     /// The models' tokenizer.
@@ -67,7 +69,7 @@ impl Judge<'_> {
         stop: &StopFlag,
         observer: &mut dyn StageObserver,
     ) -> Result<(PolicyEvaluation, Vec<JudgedResponse>), StageError> {
-        let (mut sampler, snapshot) = sampling::policy_sampler(config, weights, self.params, self.seed)?;
+        let (mut sampler, snapshot) = sampling::policy_sampler(config, weights, self.n_slots, self.params, self.seed)?;
         let prompts = sampling::ticketed(self.prompts, 1);
         let rollouts =
             sampling::sample_all(&mut sampler, &snapshot, prompts, |n_done| observer.step(n_done as u64, &[]))?;

@@ -13,7 +13,7 @@ use indicatif::HumanBytes;
 
 use super::context::StageError;
 
-pub use ppo::of_ppo;
+pub use ppo::{PromptLengths, of_ppo};
 pub use supervised::{of_reward, of_sft};
 
 /// Tokens to which a pass is advised to be cut: fewer keep the CPU waiting.

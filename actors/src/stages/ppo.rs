@@ -60,6 +60,7 @@ pub fn run(
         reference: &mut reference,
         reward: reward.as_mut(),
         gold: gold.as_mut().map(|gold| gold.as_mut() as &mut dyn RewardFunction),
+        n_slots: config.stage.n_slots,
         params: parts.sampling(config),
         tokenizer: &parts.tokenizer,
         seed: context.seed,

@@ -17,7 +17,7 @@ use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, ModelFiles, load_corpus};
-use super::memory;
+use super::memory::{self, PromptLengths};
 use super::ppo_config::{PpoStageConfig, RewardTokens, RoleDevices};
 use super::ppo_prompts::{Prompts, load_prompts};
 use super::ppo_reward::{NO_REWARD, RewardModel, load_reward_model, make_reward, open_reward_model};
@@ -98,8 +98,8 @@ impl PpoParts {
         let cut = corpus.map(|_| load_corpus(corpus, &files.tokenizer, "[ppo]")).transpose()?;
         let Prompts { train: prompts, heldout: heldout_prompts, texts } =
             load_prompts(config, &files, corpus, cut.as_ref(), context.observer)?;
-        let longest = prompts.iter().chain(&heldout_prompts).map(Vec::len).max().unwrap_or(0);
-        context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), longest)?)?;
+        let lengths = PromptLengths::of(prompts.iter().chain(&heldout_prompts));
+        context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), lengths)?)?;
 
         let mut sft = files.load(&context.device)?;
         if lora.is_some() {

@@ -28,6 +28,8 @@ use super::{labeler, sampling};
 
 /// Demonstrations whose mean score is shifted to 0.
 const N_BIAS_DEMONSTRATIONS: usize = 512;
+/// Samples to rank that are in work at once.
+const N_SLOTS: usize = 64;
 /// Where the rankings of simulated labelers are written, in the stage's folder.
 pub const COMPARISONS_FILE: &str = "comparisons.jsonl";
 
@@ -257,7 +259,7 @@ fn label(
         ..SamplingParams::default()
     };
     let weights = sft.load(&context.device)?.weights;
-    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &weights, params, context.seed)?;
+    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &weights, N_SLOTS, params, context.seed)?;
     let ticketed = sampling::ticketed(&prompts, config.k as u32);
     context.observer.phase("samples to rank", ticketed.len() as u64);
     let observer = &mut *context.observer;

@@ -10,17 +10,15 @@ use collimate_protocol::{PolicyVersion, Prompt, PromptId, RoleError, Rollout, Sn
 
 use super::context::StageError;
 
-/// Sequences that are sampled at once outside the flow.
-pub(super) const N_SLOTS: usize = 64;
-
-/// A sampler for weights that do not change, with the snapshot to load into it.
+/// A sampler of `n_slots` sequences at once for weights that do not change, with the snapshot to load into it.
 pub fn policy_sampler(
     config: &Arc<ModelConfig>,
     weights: &Weights,
+    n_slots: usize,
     params: SamplingParams,
     seed: u64,
 ) -> Result<(PolicySampler, Snapshot<Weights>), StageError> {
-    let sampler = PolicySampler::new(config.clone(), N_SLOTS, params, seed)?;
+    let sampler = PolicySampler::new(config.clone(), n_slots, params, seed)?;
     let policy = Arc::new(weights.clone());
     // Nothing outside the flow reads the value weights.
     let snapshot = Snapshot { version: PolicyVersion(0), value: policy.clone(), policy };

@@ -19,6 +19,7 @@ use super::specs::{HeadKind, Initial, ParameterSpec, parameter_specs};
 use super::weights::Weights;
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::kernels;
 use crate::rng::{self, SeededRng};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
@@ -109,12 +110,15 @@ impl safetensors::View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let numbers = || -> Result<Vec<f32>> {
-            let tensor = self.weights.merged(self.config, &self.spec.name)?.detach().to_device(&Device::Cpu)?;
-            Ok(tensor.flatten_all()?.to_vec1()?)
+        let bytes = || -> Result<Vec<u8>> {
+            let tensor = self.weights.merged(self.config, &self.spec.name)?.to_device(&Device::Cpu)?.contiguous()?;
+            kernels::with_numbers(&tensor, |numbers| {
+                let mut bytes = Vec::with_capacity(4 * numbers.len());
+                numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+                bytes
+            })
         };
-        let numbers = numbers().expect("shapes were checked, and on the CPU nothing else fails");
-        Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+        Cow::Owned(bytes().expect("shapes were checked, and on the CPU nothing else fails"))
     }
 
     fn data_len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Tensors of a safetensors file, read one after another: never the file and its tensors at once.
+//! Tensors of a safetensors file, read piece by piece: never the file and its tensors at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,6 +11,9 @@ use safetensors::{Dtype, SafeTensorError};
 
 use super::files::is_mask;
 use crate::error::{Error, Result};
+
+/// Bytes that are read at a time: a tensor is never there twice.
+const PIECE: u64 = 1 << 20;
 
 /// Adds every tensor of one file, as f32, and returns the file's metadata.
 pub(super) fn read_safetensors(
@@ -43,10 +46,17 @@ pub(super) fn read_safetensors(
         };
         let (from, to) = info.data_offsets;
         file.seek(SeekFrom::Start(start + from as u64)).map_err(io)?;
-        bytes.clear();
-        (&mut file).take((to - from) as u64).read_to_end(&mut bytes).map_err(io)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?;
-        let tensor = tensor.to_dtype(DType::F32)?.to_device(device)?;
+        let mut numbers: Vec<f32> = Vec::with_capacity((to - from) / dtype.size_in_bytes());
+        let mut n_left = (to - from) as u64;
+        while n_left > 0 {
+            let n = n_left.min(PIECE);
+            bytes.clear();
+            (&mut file).take(n).read_to_end(&mut bytes).map_err(io)?;
+            let piece = Tensor::from_raw_buffer(&bytes, dtype, &[bytes.len() / dtype.size_in_bytes()], &Device::Cpu)?;
+            numbers.extend(piece.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+            n_left -= n;
+        }
+        let tensor = Tensor::from_vec(numbers, info.shape.as_slice(), &Device::Cpu)?.to_device(device)?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Error::bad_file(path, format!("tensor `{name}` is in another shard too")));
         }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Storage, Tensor};
+use candle_core::{Device, Tensor};
 use collimate_protocol::{FinishReason, PolicyVersion};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -260,12 +260,7 @@ impl<T> Running<T> {
 
 /// Lends a tensor's numbers, row after row, without copying them where they lie in memory that way.
 fn with_rows<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        return Err(Error::invalid("logits on the CPU have no storage there"));
-    };
-    read(&storage.as_slice::<f32>()?[layout.start_offset()..][..tensor.elem_count()])
+    kernels::with_numbers(&tensor.to_device(&Device::Cpu)?.contiguous()?, read)?
 }
 
 #[cfg(test)]

@@ -9,21 +9,38 @@ use crate::stages::evaluate::REFERENCE_BATCH;
 use crate::stages::inputs::ModelFiles;
 use crate::stages::ppo_config::{PpoStageConfig, RewardTokens};
 use crate::stages::recipe::DeviceName;
-use crate::stages::sampling;
 
-/// PPO, whose longest prompt has so many tokens.
+/// Tokens of a stage's prompts.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptLengths {
+    longest: usize,
+    mean: usize,
+}
+
+impl PromptLengths {
+    /// Of these prompts.
+    pub fn of<'a>(prompts: impl IntoIterator<Item = &'a Vec<u32>>) -> Self {
+        let (mut longest, mut sum, mut n) = (0, 0, 0);
+        for prompt in prompts {
+            (longest, sum, n) = (longest.max(prompt.len()), sum + prompt.len(), n + 1);
+        }
+        Self { longest, mean: sum.div_ceil(n.max(1)) }
+    }
+}
+
+/// PPO on prompts of these lengths. Responses are taken to be as long as they may be.
 pub fn of_ppo(
     config: &PpoStageConfig,
     sft: &ModelFiles,
     reward_model: Option<&ModelFiles>,
-    longest_prompt: usize,
+    prompts: PromptLengths,
 ) -> Result<MemoryEstimate, StageError> {
     let mut changes: Vec<Change<PpoStageConfig>> = Vec::new();
     if !config.objective.gradient_checkpointing {
         let change = |config: &mut PpoStageConfig| config.objective.gradient_checkpointing = true;
         changes.push(("ppo.gradient_checkpointing = true".into(), Box::new(change)));
     }
-    let fewer = (longest_prompt + config.stage.max_new_tokens).max(SMALL_PASS);
+    let fewer = (prompts.longest + config.stage.max_new_tokens).max(SMALL_PASS);
     if config.objective.microbatch_tokens > fewer {
         let change = move |config: &mut PpoStageConfig| config.objective.microbatch_tokens = fewer;
         changes.push((format!("ppo.microbatch_tokens = {fewer}"), Box::new(change)));
@@ -37,7 +54,7 @@ pub fn of_ppo(
         let change = |config: &mut PpoStageConfig| config.stage.lora = Some(LoraConfig::default());
         changes.push(("a [ppo.lora] table".into(), Box::new(change)));
     }
-    MemoryEstimate::new(config, changes, |config| Ppo::new(config, sft, reward_model, longest_prompt)?.items())
+    MemoryEstimate::new(config, changes, |config| Ppo::new(config, sft, reward_model, prompts)?.items())
 }
 
 /// PPO's sizes.
@@ -51,7 +68,7 @@ struct Ppo<'a> {
     /// What is trained, and copied with each snapshot.
     policy_bytes: u64,
     value_bytes: u64,
-    longest_prompt: usize,
+    prompts: PromptLengths,
 }
 
 impl<'a> Ppo<'a> {
@@ -59,7 +76,7 @@ impl<'a> Ppo<'a> {
         config: &'a PpoStageConfig,
         sft: &'a ModelFiles,
         reward_model: Option<&'a ModelFiles>,
-        longest_prompt: usize,
+        prompts: PromptLengths,
     ) -> Result<Self, StageError> {
         let lora = config.stage.lora.as_ref();
         let reads_own = config.stage.reward_tokens == RewardTokens::Own;
@@ -74,12 +91,18 @@ impl<'a> Ppo<'a> {
             is_on_sft,
             policy_bytes: trained(&sft.config, HeadKind::Language, lora)?,
             value_bytes: own_adapters.map_or_else(|| trained(value, HeadKind::Scalar, lora), Ok)?,
-            longest_prompt,
+            prompts,
         })
     }
 
     fn longest(&self) -> usize {
-        self.longest_prompt + self.config.stage.max_new_tokens
+        self.prompts.longest + self.config.stage.max_new_tokens
+    }
+
+    /// Tokens of one pass over so many sequences, which are cut to a budget.
+    fn tokens_of(&self, n_sequences: usize, budget: usize) -> usize {
+        let mean = self.prompts.mean + self.config.stage.max_new_tokens;
+        (n_sequences * mean).min(budget).max(self.longest())
     }
 
     /// What is there at once: all roles at work. What the judge takes before and after is given back in between, and
@@ -120,17 +143,17 @@ impl<'a> Ppo<'a> {
         let (policy, value) = (self.policy_bytes, self.value_bytes);
         let devices = &stage.devices;
         let longest = self.longest();
-        let pass_tokens = |budget: usize| budget.min(flow.batch_size * longest).max(longest);
+        let pass_tokens = |budget: usize| self.tokens_of(flow.batch_size, budget);
         let mut items = Vec::new();
         for (idx, device) in devices.generators.iter().cycle().take(stage.n_generators).enumerate() {
             let packed = if self.lora() { 0 } else { memory::linear_weights(self.sft) };
             let bytes = packed
                 + memory::generation_cache(self.sft, stage.n_slots, longest)
-                + memory::inference_pass(self.sft, self.longest_prompt)
+                + memory::inference_pass(self.sft, self.prompts.longest)
                 + 4 * (stage.n_slots * self.sft.vocab_size) as u64;
             items.push(item(&device.0, format!("generator {idx}: cache of {} slots, a pass", stage.n_slots), bytes));
         }
-        let scored = (flow.scorer_batch.max(1) * longest).min(memory::TOKENS_PER_PASS).max(longest);
+        let scored = self.tokens_of(flow.scorer_batch.max(1), memory::TOKENS_PER_PASS);
         let whole = |config, head| if self.lora() { 0 } else { memory::weights(config, head) };
         for idx in 0..stage.n_reference_scorers {
             let bytes = whole(self.sft, HeadKind::Language)
@@ -175,12 +198,13 @@ impl<'a> Ppo<'a> {
 
     fn judge(&self) -> Vec<MemoryItem> {
         let PpoStageConfig { stage, objective, .. } = self.config;
-        let n_slots = sampling::N_SLOTS.min(stage.evaluate.n_prompts);
+        let n_slots = stage.n_slots;
         let packed = if self.lora() { 0 } else { 2 * memory::linear_weights(self.sft) };
         let sampling = memory::generation_cache(self.sft, n_slots, self.longest())
-            + memory::inference_pass(self.sft, self.longest_prompt)
+            + memory::inference_pass(self.sft, self.prompts.longest)
             + 4 * (n_slots * self.sft.vocab_size) as u64;
-        let n_tokens = (REFERENCE_BATCH * self.longest()).min(memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
+        let n_tokens =
+            self.tokens_of(REFERENCE_BATCH, memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
         let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
         vec![item(
             CPU,
