@@ -77,6 +77,15 @@ impl StageObserver for StageRecorder {
         }
     }
 
+    fn goes_on(&mut self, n_done: u64) {
+        self.bar.set_position(n_done);
+        self.bar.reset_eta();
+        self.console.line(&format!("goes on after step {n_done} of an earlier attempt"));
+        if let Some(files) = &mut self.files {
+            files.go_on(n_done, &self.phase, &self.console);
+        }
+    }
+
     fn note(&mut self, text: &str) {
         self.console.line(text);
     }
@@ -92,13 +101,26 @@ impl StageObserver for StageRecorder {
 struct Files {
     metrics: JsonlWriter<StepRecord>,
     tensorboard: EventWriter,
+    dir: StageDir,
     failed: bool,
 }
 
 impl Files {
     fn create(dir: &StageDir) -> Result<Self, RunDirError> {
-        let metrics = JsonlWriter::create(&dir.metrics())?;
-        Ok(Self { metrics, tensorboard: EventWriter::create(&dir.tensorboard())?, failed: false })
+        let metrics = JsonlWriter::resume(&dir.metrics(), |_| true)?;
+        Ok(Self { metrics, tensorboard: EventWriter::create(&dir.tensorboard())?, dir: dir.clone(), failed: false })
+    }
+
+    /// Drops the phase's steps after `n_done`, which an earlier attempt has recorded and which come again.
+    fn go_on(&mut self, n_done: u64, phase: &str, console: &Console) {
+        let is_kept =
+            |record: &Value| record["phase"] != phase || record["step"].as_u64().is_some_and(|step| step <= n_done);
+        let resumed = JsonlWriter::resume(&self.dir.metrics(), is_kept)
+            .and_then(|metrics| self.tensorboard.forget_from(n_done + 1).map(|()| self.metrics = metrics));
+        if let Err(error) = resumed {
+            self.failed = true;
+            console.warn(&format!("metrics are no longer written: {error}"));
+        }
     }
 
     fn write(&mut self, record: &StepRecord, console: &Console) {

@@ -44,6 +44,9 @@ impl Stage {
 pub const EXEMPT_KEYS: [&str; 5] =
     ["ppo.n_rollouts_recorded", "ppo.threads", "ppo.restarts", "ppo.checkpoints.n_kept", "ppo.on_stop"];
 
+/// What a stage other than PPO goes on from, in its folder.
+pub const TRAINING_FILE: &str = "training.safetensors";
+
 const LOCK_NAME: &str = ".lock";
 /// The temporary name of `config.toml`; see [`atomic::write`].
 const UNFINISHED_CONFIG: &str = ".config.toml.tmp";
@@ -141,10 +144,11 @@ impl RunDir {
     }
 
     /// Starts a stage: its folder is there, and holds nothing of an earlier attempt that did not finish, unless that
-    /// left checkpoints to go on from.
+    /// left something to go on from.
     pub fn begin(&self, stage: Stage) -> Result<StageDir, RunDirError> {
         let stage = self.stage(stage);
-        let can_go_on = !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
+        let can_go_on =
+            stage.training().exists() || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
         if stage.path.exists() && !can_go_on {
             std::fs::remove_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
         }
@@ -223,6 +227,11 @@ impl StageDir {
     /// The adapters that the stage trained, as PEFT reads them.
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
+    }
+
+    /// All other stages, while they are not complete: what training goes on from.
+    pub fn training(&self) -> PathBuf {
+        self.path.join(TRAINING_FILE)
     }
 
     /// PPO: sampled rollouts.

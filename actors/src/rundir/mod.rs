@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 pub use checkpoints::Checkpoints;
 pub use journal::{Journal, JournalWriter};
 pub use jsonl::{JsonlWriter, read_jsonl};
-pub use layout::{RunDir, Stage, StageDir};
+pub use layout::{RunDir, Stage, StageDir, TRAINING_FILE};
 pub use samples::RolloutWriter;
 pub use stage_marker::StageMarker;
 pub use status::StatusFile;

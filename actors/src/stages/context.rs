@@ -15,7 +15,7 @@ use crate::flow::RunError;
 use crate::flow::replay::ReplayError;
 use crate::hub::HubError;
 use crate::process;
-use crate::rundir::RunDirError;
+use crate::rundir::{RunDirError, TRAINING_FILE};
 
 /// Why a stage did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,9 @@ pub trait StageObserver: Send {
     /// names in `metrics.jsonl`.
     fn step(&mut self, n_done: u64, metrics: &[(&'static str, f64)]);
 
+    /// An earlier attempt has done so many steps of the phase: the next one is the one after.
+    fn goes_on(&mut self, n_done: u64);
+
     /// Something that a person should read.
     fn note(&mut self, text: &str);
 
@@ -110,6 +113,7 @@ pub struct Unobserved;
 impl StageObserver for Unobserved {
     fn phase(&mut self, _name: &str, _n_steps: u64) {}
     fn step(&mut self, _n_done: u64, _metrics: &[(&'static str, f64)]) {}
+    fn goes_on(&mut self, _n_done: u64) {}
     fn note(&mut self, _text: &str) {}
     fn warn(&mut self, _text: &str) {}
 }
@@ -139,6 +143,11 @@ impl StageContext<'_> {
     /// Where the stage writes its adapters, where it trains those.
     pub fn adapter_dir(&self) -> PathBuf {
         self.out_dir.join("adapter")
+    }
+
+    /// Where the stage keeps its training until it is complete.
+    pub fn training_file(&self) -> PathBuf {
+        self.out_dir.join(TRAINING_FILE)
     }
 
     /// Tells what the stage will take of memory, before it reads a model, and refuses what can't fit.

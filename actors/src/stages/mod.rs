@@ -28,3 +28,4 @@ pub mod run;
 pub mod sampling;
 pub mod sft;
 mod sft_data;
+mod training_file;

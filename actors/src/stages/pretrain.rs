@@ -17,6 +17,7 @@ use collimate_protocol::records::PretrainSummary;
 
 use super::context::{StageContext, StageError};
 use super::recipe::CorpusConfig;
+use super::training_file::TrainingFile;
 
 /// Held-out windows that the final NLL is taken over.
 const N_HELDOUT_WINDOWS: usize = 256;
@@ -186,17 +187,24 @@ pub fn run(
     let mut trainer = LmTrainer::new(&model_config, &weights, &config.optim, config.n_steps)?;
     let mut n_tokens = 0;
     context.observer.phase("pretrain", config.n_steps);
+    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    context.check_stop()?;
     for step_idx in 0..config.n_steps {
-        context.check_stop()?;
         let batch: Vec<LmExample> = windows.draw().into_iter().map(LmExample::text).collect();
+        if step_idx < n_done {
+            n_tokens += batch.iter().map(|example| example.tokens.len() as u64 - 1).sum::<u64>();
+            continue;
+        }
         let step = trainer.step(&batch)?;
         n_tokens += step.n_tokens as u64;
         let metrics =
             [("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr), ("tokens", n_tokens as f64)];
         context.observer.step(step_idx + 1, &metrics);
+        file.after_step(context, || trainer.state())?;
     }
     let nll = heldout_nll(&trainer.model()?, &heldout, config.optim.microbatch_tokens)?;
     save_model(&context.model_dir(), &model_config, HeadKind::Language, &trainer.weights()?)?;
     tokenizer.save(&context.model_dir())?;
+    file.remove()?;
     Ok(PretrainSummary { heldout_nll: nll.mean, n_tokens, n_parameters, elapsed_s: context.elapsed_s() })
 }

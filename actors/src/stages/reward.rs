@@ -24,6 +24,7 @@ use super::memory;
 use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::cut;
+use super::training_file::TrainingFile;
 use super::{labeler, sampling};
 
 /// Demonstrations whose mean score is shifted to 0.
@@ -172,8 +173,9 @@ pub fn run(
     let budget = config.optim.microbatch_tokens;
     context.observer.phase("reward", minibatches.len() as u64);
     let steps_per_epoch = train.len().div_ceil(config.batch_size);
-    for (step_idx, minibatch) in minibatches.iter().enumerate() {
-        context.check_stop()?;
+    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    context.check_stop()?;
+    for (step_idx, minibatch) in minibatches.iter().enumerate().skip(n_done as usize) {
         let batch: Vec<RankedResponses> = minibatch.iter().map(|&idx| train[idx].clone()).collect();
         let step = trainer.step(&batch)?;
         let mut metrics = vec![("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr)];
@@ -181,11 +183,13 @@ pub fn run(
             metrics.push(("heldout_accuracy", pair_accuracy(&trainer.model()?, &heldout, budget)?.mean));
         }
         context.observer.step(step_idx as u64 + 1, &metrics);
+        file.after_step(context, || trainer.state())?;
     }
     let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
     let bias = trainer.shift_bias(&demonstrations)?;
     let weights = trainer.weights()?;
     save_trained(context, &files, HeadKind::Scalar, &weights, config.lora.as_ref())?;
+    file.remove()?;
     Ok(RewardSummary {
         heldout_accuracy: accuracy.mean,
         heldout_accuracy_stderr: accuracy.stderr,
@@ -231,6 +235,11 @@ fn label(
     corpus: Option<&CorpusConfig>,
     context: &mut StageContext<'_>,
 ) -> Result<PathBuf, StageError> {
+    let path = context.out_dir.join(COMPARISONS_FILE);
+    if path.exists() {
+        // Of an earlier attempt, which was training already.
+        return Ok(path);
+    }
     if !(2..=9).contains(&config.k) {
         return Err(StageError::Setting(format!("reward.labeler.k is {}, expected 2 to 9", config.k)));
     }
@@ -268,7 +277,6 @@ fn label(
     let requests =
         rollouts.iter().map(|rollout| RewardRequest::of(rollout, &sft.tokenizer)).collect::<Result<Vec<_>, _>>()?;
     let comparisons = labeler::rank(gold.as_mut(), &requests, config.k)?;
-    let path = context.out_dir.join(COMPARISONS_FILE);
     write_comparisons(&path, &comparisons)?;
     Ok(path)
 }

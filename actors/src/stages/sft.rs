@@ -18,6 +18,7 @@ use super::memory;
 use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::SftData;
+use super::training_file::TrainingFile;
 
 /// Base model and demonstrations to SFT model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,14 +106,17 @@ pub fn run(
     let budget = config.optim.microbatch_tokens;
     let before = heldout_nll(&trainer.model()?, heldout, budget)?;
     context.observer.phase("sft", n_steps as u64);
-    for (step_idx, batch) in data.batches(config, context.seed).take(n_steps).enumerate() {
-        context.check_stop()?;
+    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    context.check_stop()?;
+    for (step_idx, batch) in data.batches(config, context.seed).take(n_steps).enumerate().skip(n_done as usize) {
         let step = trainer.step(&batch?)?;
         let metrics = [("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr)];
         context.observer.step(step_idx as u64 + 1, &metrics);
+        file.after_step(context, || trainer.state())?;
     }
     let after = heldout_nll(&trainer.model()?, heldout, budget)?;
     save_trained(context, &files, HeadKind::Language, &trainer.weights()?, config.lora.as_ref())?;
+    file.remove()?;
     Ok(SftSummary {
         heldout_nll_before: before.mean,
         heldout_nll: after.mean,

@@ -79,6 +79,7 @@ fn in_folder<S>(
 struct Phases;
 
 impl StageObserver for Phases {
+    fn goes_on(&mut self, _n_done: u64) {}
     fn phase(&mut self, name: &str, n_steps: u64) {
         println!("  {name}: {n_steps} steps");
     }

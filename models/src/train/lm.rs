@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::OptimConfig;
 use super::microbatch::{NextTokens, cut_by_tokens};
+use super::state;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, Weights};
 use crate::error::{Error, Result};
@@ -107,6 +108,20 @@ impl LmTrainer {
             }
         }
         Ok(StepMetrics { loss, n_tokens, grad_norm, lr, skipped: broken.is_some() })
+    }
+
+    /// Everything that training goes on from, as bytes.
+    pub fn state(&self) -> Result<Vec<u8>> {
+        state::of_one_model(&self.training, self.n_steps, &self.skip_limit)
+    }
+
+    /// Goes on from a state of the same training, as if it had never ended; returns how many steps that had done.
+    ///
+    /// # Errors
+    /// The bytes are no whole state, or one of another model. Nothing has changed then.
+    pub fn restore(&mut self, state: &[u8]) -> Result<u64> {
+        self.n_steps = state::restore_one_model(state, &mut self.training, &mut self.skip_limit)?;
+        Ok(self.n_steps)
     }
 
     #[cfg(test)]

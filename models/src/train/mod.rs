@@ -7,6 +7,7 @@ mod microbatch;
 mod ppo_config;
 mod reward;
 mod setup;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 

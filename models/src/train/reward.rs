@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::config::OptimConfig;
 use super::microbatch::cut_by_tokens;
+use super::state;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
 use crate::arch::{HeadKind, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights};
 use crate::error::{Error, Result};
@@ -133,6 +134,20 @@ impl RewardTrainer {
         let bias = (f64::from(var.as_tensor().squeeze(0)?.to_scalar::<f32>()?) - mean) as f32;
         var.set(&Tensor::new(&[bias], var.as_tensor().device())?)?;
         Ok(bias)
+    }
+
+    /// Everything that training goes on from, as bytes.
+    pub fn state(&self) -> Result<Vec<u8>> {
+        state::of_one_model(&self.training, self.n_steps, &self.skip_limit)
+    }
+
+    /// Goes on from a state of the same training, as if it had never ended; returns how many steps that had done.
+    ///
+    /// # Errors
+    /// The bytes are no whole state, or one of another model. Nothing has changed then.
+    pub fn restore(&mut self, state: &[u8]) -> Result<u64> {
+        self.n_steps = state::restore_one_model(state, &mut self.training, &mut self.skip_limit)?;
+        Ok(self.n_steps)
     }
 
     #[cfg(test)]
