@@ -1,6 +1,6 @@
 //! Where models compute, by name.
 
-use collimate_models::Device;
+use collimate_models::{Device, DeviceLocation};
 
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,15 @@ pub fn open(name: &str) -> Result<Device, DeviceError> {
         .map_err(|error| DeviceError::Unavailable { name: name.to_owned(), problem: error.to_string() })
 }
 
+/// The name that [`open`] opens a device by.
+pub fn name_of(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +49,7 @@ mod tests {
     #[test]
     fn devices_are_named_as_candle_names_them() {
         assert!(matches!(open("cpu"), Ok(Device::Cpu)));
+        assert_eq!(name_of(&Device::Cpu), "cpu");
         assert_eq!(
             open("gpu").unwrap_err().to_string(),
             "`gpu` is no device; expected `cpu`, or `cuda:N` with a number N"

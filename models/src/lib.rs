@@ -39,5 +39,5 @@ mod testing;
 pub mod tokenizer;
 pub mod train;
 
-pub use candle_core::Device;
+pub use candle_core::{Device, DeviceLocation};
 pub use error::{Error, Result};

@@ -74,6 +74,12 @@ fn every_stage_trains_adapters_alone_and_writes_them_and_the_whole_model() {
     let (whole, adapter) = (scores("out/reward/model"), scores("out/reward/adapter"));
     assert_eq!(whole.lines().count(), 2);
     assert_eq!(whole, adapter);
+    let config = home.path("out/reward/adapter/adapter_config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("sft", "moved")).unwrap();
+    let error = home.fail(&["score", "out/reward/adapter", "texts.jsonl"]);
+    assert!(error.contains("out/moved/model as the model that it belongs to, and nothing is there"), "{error}");
+    fs::write(&config, text).unwrap();
     let error = home.fail(&["generate", "out/reward/adapter", "--prompt", "the"]);
     assert!(error.contains("holds an adapter that makes a reward model, expected a language model"), "{error}");
 }

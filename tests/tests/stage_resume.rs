@@ -145,8 +145,10 @@ fn metrics_go_on_after_the_step_that_training_goes_on_from() {
     fs::write(stage.training(), "a state").unwrap();
     record(&begin(), Some(2), &[(3, 3.3), (4, 4.4)]);
     let text = fs::read_to_string(stage.metrics()).unwrap();
-    let losses: Vec<f64> =
-        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()).collect();
+    let losses: Vec<f64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap())
+        .collect();
     assert_eq!(losses, [0.1, 0.2, 3.3, 4.4]);
     // Without a state there is nothing to go on from, and the attempt is forgotten.
     fs::remove_file(stage.training()).unwrap();

@@ -147,8 +147,7 @@ impl RunDir {
     /// left something to go on from.
     pub fn begin(&self, stage: Stage) -> Result<StageDir, RunDirError> {
         let stage = self.stage(stage);
-        let can_go_on =
-            stage.training().exists() || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
+        let can_go_on = stage.training().exists() || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
         if stage.path.exists() && !can_go_on {
             std::fs::remove_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
         }

@@ -141,8 +141,17 @@ fn base_dir(adapter: &Adapter, dir: &Path) -> Result<PathBuf, StageError> {
         )));
     };
     let path = Path::new(name);
-    let is_bare_hub_name = !path.exists() && path.is_relative() && path.components().count() == 2;
-    Ok(hub::model_dir(&if is_bare_hub_name { PathBuf::from(format!("hf:{name}")) } else { path.to_owned() })?)
+    if path.exists() || hub::is_hub_name(path) {
+        return Ok(hub::model_dir(path)?);
+    }
+    if path.is_relative() && path.components().count() == 2 {
+        return Ok(hub::model_dir(&PathBuf::from(format!("hf:{name}")))?);
+    }
+    Err(StageError::Setting(format!(
+        "{}: adapter_config.json names {name} as the model that it belongs to, and nothing is there; `collimate merge` \
+         takes both by name",
+        dir.display()
+    )))
 }
 
 /// The recipe's corpus in this tokenizer's tokens; `user` is the key that needs it, for the message.

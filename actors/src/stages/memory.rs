@@ -14,7 +14,7 @@ use indicatif::HumanBytes;
 use super::context::StageError;
 
 pub use ppo::{PromptLengths, of_ppo};
-pub use supervised::{of_reward, of_sft};
+pub use supervised::{of_pretrain, of_reward, of_sft};
 
 /// Tokens to which a pass is advised to be cut: fewer keep the CPU waiting.
 const SMALL_PASS: usize = 256;
@@ -164,8 +164,8 @@ mod tests {
         assert_eq!(refusal(8 * GIB), "");
         assert_eq!(
             refusal(7 * GIB),
-            "this takes about 8.00 GiB, and only 7.00 GiB are free: it fits with a = 1 (about 6.00 GiB), b = 2 (about \
-             4.00 GiB)"
+            "this takes about 8.00 GiB, and only 7.00 GiB are free: it fits with a = 1 (about 6.00 GiB), or b = 2 \
+             (about 4.00 GiB)"
         );
         assert!(refusal(5 * GIB).ends_with("it fits with b = 2 (about 4.00 GiB)"));
         assert!(refusal(3 * GIB).ends_with("it fits with all of a = 1, b = 2 (about 2.00 GiB)"));

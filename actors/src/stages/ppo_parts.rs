@@ -55,6 +55,8 @@ pub struct PpoParts {
 
 /// [`RoleDevices`], opened.
 struct Devices {
+    /// Of roles without their own.
+    default: Device,
     generators: Vec<Device>,
     reference: Device,
     reward_model: Device,
@@ -71,6 +73,7 @@ impl Devices {
             name.as_ref().map_or(Ok(default.clone()), |name| Ok(device::open(&name.0)?))
         };
         Ok(Self {
+            default: default.clone(),
             generators: config.generators.iter().map(|name| device::open(&name.0)).collect::<Result<_, _>>()?,
             reference: open(&config.reference)?,
             reward_model: open(&config.reward_model)?,
@@ -98,30 +101,6 @@ impl PpoParts {
         let cut = corpus.map(|_| load_corpus(corpus, &files.tokenizer, "[ppo]")).transpose()?;
         let Prompts { train: prompts, heldout: heldout_prompts, texts } =
             load_prompts(config, &files, corpus, cut.as_ref(), context.observer)?;
-        let lengths = PromptLengths::of(prompts.iter().chain(&heldout_prompts));
-        context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), lengths)?)?;
-
-        let mut sft = files.load(&context.device)?;
-        if lora.is_some() {
-            sft = sft.into_base()?;
-        }
-        let reward_model = match reward_files {
-            None => None,
-            Some(of_it) => {
-                let tokens = || OwnTokens { tokenizer: of_it.tokenizer.clone(), prompts: texts };
-                Some(load_reward_model(&of_it, &files, &sft, lora, reads_own.then(tokens).map(Arc::new))?)
-            }
-        };
-        let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
-        let (value_config, value) = match &reward_model {
-            Some(RewardModel { config, weights, own_tokens: None }) => (config.clone(), weights.clone()),
-            _ => {
-                let mut rng = rng::for_purpose(context.seed, "scalar head");
-                (sft.config.clone(), scalar_from_language(&sft.config, &sft.weights, &mut rng)?)
-            }
-        };
-        let value = start(&value_config, HeadKind::Scalar, &value, lora, context.seed)?;
-        let value = (value_config, value);
         let needs_text = config.objective.ptx_sequences_per_step() > 0;
         let ptx_stream = match &cut {
             Some(cut) if needs_text => Some(Arc::from(cut.token_stream(Split::Train))),
@@ -144,6 +123,30 @@ impl PpoParts {
                     .collect()
             }
         };
+        let lengths = PromptLengths::of(prompts.iter().chain(&heldout_prompts));
+        context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), lengths, &devices.default)?)?;
+
+        let mut sft = files.load(&context.device)?;
+        if lora.is_some() {
+            sft = sft.into_base()?;
+        }
+        let reward_model = match reward_files {
+            None => None,
+            Some(of_it) => {
+                let tokens = || OwnTokens { tokenizer: of_it.tokenizer.clone(), prompts: texts };
+                Some(load_reward_model(&of_it, &files, &sft, lora, reads_own.then(tokens).map(Arc::new))?)
+            }
+        };
+        let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
+        let (value_config, value) = match &reward_model {
+            Some(RewardModel { config, weights, own_tokens: None }) => (config.clone(), weights.clone()),
+            _ => {
+                let mut rng = rng::for_purpose(context.seed, "scalar head");
+                (sft.config.clone(), scalar_from_language(&sft.config, &sft.weights, &mut rng)?)
+            }
+        };
+        let value = start(&value_config, HeadKind::Scalar, &value, lora, context.seed)?;
+        let value = (value_config, value);
         let tokenizer = Arc::new(files.tokenizer.clone());
         Ok(Self {
             files,

@@ -16,6 +16,7 @@ use collimate_models::train::{LmExample, LmTrainer, OptimConfig, heldout_nll};
 use collimate_protocol::records::PretrainSummary;
 
 use super::context::{StageContext, StageError};
+use super::memory;
 use super::recipe::CorpusConfig;
 use super::training_file::TrainingFile;
 
@@ -181,6 +182,7 @@ pub fn run(
     let mut windows =
         PretrainWindows::new(corpus.token_stream(Split::Train), config.seq_len, config.batch_size, context.seed)?;
 
+    context.check_memory(memory::of_pretrain(config, &model_config, &context.device)?)?;
     let mut rng = rng::for_purpose(context.seed, "initial weights");
     let weights = Weights::initialise(&model_config, HeadKind::Language, &mut rng, &context.device)?;
     let n_parameters = weights.n_elements() as u64;

@@ -151,8 +151,9 @@ pub fn run(
 
     let demonstrations = bias_demonstrations(config, corpus, &files)?;
     let n_tokens = |comparison: &RankedResponses| comparison.sequences.iter().map(Vec::len).sum::<usize>();
-    let longest = train.iter().chain(&heldout).map(n_tokens).max().unwrap_or(0);
-    context.check_memory(memory::of_reward(config, &files, longest)?)?;
+    // A pass over what is held out keeps no record, so that its length matters less.
+    let longest = train.iter().map(n_tokens).max().unwrap_or(0);
+    context.check_memory(memory::of_reward(config, &files, longest, &context.device)?)?;
 
     let mut rng = rng::for_purpose(context.seed, "order of comparisons");
     let minibatches: Vec<Vec<usize>> =

@@ -85,7 +85,7 @@ pub fn run(
     if let Some(told) = data.told() {
         context.observer.warn(told);
     }
-    context.check_memory(memory::of_sft(config, &files, data.longest())?)?;
+    context.check_memory(memory::of_sft(config, &files, data.longest(), &context.device)?)?;
     let n_passes = config.n_epochs * data.n_train().div_ceil(config.batch_size);
     let n_steps = match config.max_steps {
         0 => n_passes,

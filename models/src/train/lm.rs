@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::config::OptimConfig;
 use super::microbatch::{NextTokens, cut_by_tokens};
-use super::state;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
+use super::state;
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, Weights};
 use crate::error::{Error, Result};
 use crate::objective::lm_loss;

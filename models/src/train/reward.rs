@@ -6,8 +6,8 @@ use candle_core::Tensor;
 
 use super::config::OptimConfig;
 use super::microbatch::cut_by_tokens;
-use super::state;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
+use super::state;
 use crate::arch::{HeadKind, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::objective::{n_pairs_right, ranking_loss};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::arch::{BlockGradients, HeadKind, LanguageModel, ModelConfig, Parameters, ScalarModel, Weights};
+use crate::arch::{BlockGradients, Decoder, HeadKind, LanguageModel, ModelConfig, Parameters, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
 
@@ -69,12 +69,14 @@ impl Training {
     /// The language model over the parameters, which records gradients.
     pub(crate) fn language_model(&self, config: &Arc<ModelConfig>, checkpointing: bool) -> Result<LanguageModel> {
         let model = LanguageModel::new(config, &self.parameters.weights())?;
+        check_checkpointing(checkpointing, model.decoder())?;
         Ok(if checkpointing { model.with_checkpointing(&self.block_gradients) } else { model })
     }
 
     /// The scalar model over the parameters, which records gradients.
     pub(crate) fn scalar_model(&self, config: &Arc<ModelConfig>, checkpointing: bool) -> Result<ScalarModel> {
         let model = ScalarModel::new(config, &self.parameters.weights())?;
+        check_checkpointing(checkpointing, model.decoder())?;
         Ok(if checkpointing { model.with_checkpointing(&self.block_gradients) } else { model })
     }
 
@@ -116,6 +118,17 @@ impl Training {
     pub(crate) fn step(&mut self, lr: f64, grad_norm: f64) -> Result<()> {
         self.adamw.step(&self.parameters, &self.gradients, lr, clip_factor(grad_norm, self.max_grad_norm))
     }
+}
+
+/// Refuses what a step would fail at.
+fn check_checkpointing(checkpointing: bool, decoder: &Decoder) -> Result<()> {
+    if checkpointing && !decoder.device().is_cpu() {
+        return Err(Error::invalid(format!(
+            "`gradient_checkpointing` is true, and is implemented on the CPU alone; training is on {:?}",
+            decoder.device().location()
+        )));
+    }
+    Ok(())
 }
 
 /// Counts skipped steps, and ends the training after too many in a row.

@@ -1,9 +1,11 @@
 //! What PPO takes, role by role.
 
+use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
 
 use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, total, trained};
+use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::evaluate::REFERENCE_BATCH;
 use crate::stages::inputs::ModelFiles;
@@ -34,7 +36,9 @@ pub fn of_ppo(
     sft: &ModelFiles,
     reward_model: Option<&ModelFiles>,
     prompts: PromptLengths,
+    device: &Device,
 ) -> Result<MemoryEstimate, StageError> {
+    let device = device::name_of(device);
     let mut changes: Vec<Change<PpoStageConfig>> = Vec::new();
     if !config.objective.gradient_checkpointing {
         let change = |config: &mut PpoStageConfig| config.objective.gradient_checkpointing = true;
@@ -54,7 +58,7 @@ pub fn of_ppo(
         let change = |config: &mut PpoStageConfig| config.stage.lora = Some(LoraConfig::default());
         changes.push(("a [ppo.lora] table".into(), Box::new(change)));
     }
-    MemoryEstimate::new(config, changes, |config| Ppo::new(config, sft, reward_model, prompts)?.items())
+    MemoryEstimate::new(config, changes, |config| Ppo::new(config, sft, reward_model, prompts, &device)?.items())
 }
 
 /// PPO's sizes.
@@ -69,6 +73,8 @@ struct Ppo<'a> {
     policy_bytes: u64,
     value_bytes: u64,
     prompts: PromptLengths,
+    /// Where roles compute that have no device of their own.
+    device: &'a str,
 }
 
 impl<'a> Ppo<'a> {
@@ -77,6 +83,7 @@ impl<'a> Ppo<'a> {
         sft: &'a ModelFiles,
         reward_model: Option<&'a ModelFiles>,
         prompts: PromptLengths,
+        device: &'a str,
     ) -> Result<Self, StageError> {
         let lora = config.stage.lora.as_ref();
         let reads_own = config.stage.reward_tokens == RewardTokens::Own;
@@ -92,6 +99,7 @@ impl<'a> Ppo<'a> {
             policy_bytes: trained(&sft.config, HeadKind::Language, lora)?,
             value_bytes: own_adapters.map_or_else(|| trained(value, HeadKind::Scalar, lora), Ok)?,
             prompts,
+            device,
         })
     }
 
@@ -119,21 +127,21 @@ impl<'a> Ppo<'a> {
     }
 
     fn device<'b>(&'b self, name: &'b Option<DeviceName>) -> &'b str {
-        name.as_ref().map_or(CPU, |name| &name.0)
+        name.as_ref().map_or(self.device, |name| &name.0)
     }
 
     fn models(&self) -> Vec<MemoryItem> {
         let sft = memory::weights(self.sft, HeadKind::Language);
         let reward = self.reward.map_or(0, |config| memory::weights(config, HeadKind::Scalar));
-        let mut items = vec![item(CPU, "the SFT model", sft)];
+        let mut items = vec![item(self.device, "the SFT model", sft)];
         if reward > 0 && !self.is_on_sft {
-            items.push(item(CPU, "the reward model", reward));
+            items.push(item(self.device, "the reward model", reward));
         }
         if self.lora() {
-            items.push(item(CPU, "adapters as they start", self.policy_bytes + self.value_bytes));
+            items.push(item(self.device, "adapters as they start", self.policy_bytes + self.value_bytes));
         } else {
             // The judge's own, which wait while the flow runs.
-            items.push(item(CPU, "reference and reward model of the judge", sft + reward));
+            items.push(item(self.device, "reference and reward model of the judge", sft + reward));
         }
         items
     }
@@ -182,7 +190,7 @@ impl<'a> Ppo<'a> {
         let bytes = pass.bytes(self.sft, HeadKind::Language).max(pass.bytes(self.value, HeadKind::Scalar));
         let kept = if checkpointing { ", checkpointed" } else { "" };
         items.push(item(learner, format!("learner: a pass of {n_tokens} tokens{kept}"), bytes));
-        items.push(item(CPU, "snapshots: the newest, and the one before", 2 * (policy + value)));
+        items.push(item(learner, "snapshots: the newest, and the one before", 2 * (policy + value)));
         if flow.checkpoints.every > 0 {
             // Weights and two moments as bytes, and the moments as tensors on their way there.
             items.push(item(CPU, "a checkpoint on its way to disk", 5 * (policy + value) + 2 * average));
@@ -203,11 +211,10 @@ impl<'a> Ppo<'a> {
         let sampling = memory::generation_cache(self.sft, n_slots, self.longest())
             + memory::inference_pass(self.sft, self.prompts.longest)
             + 4 * (n_slots * self.sft.vocab_size) as u64;
-        let n_tokens =
-            self.tokens_of(REFERENCE_BATCH, memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
+        let n_tokens = self.tokens_of(REFERENCE_BATCH, memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
         let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
         vec![item(
-            CPU,
+            self.device,
             format!("judge: cache of {n_slots} slots, a pass of {n_tokens} tokens"),
             packed + sampling + scoring,
         )]

@@ -1,40 +1,67 @@
-//! What SFT and reward-model training take.
+//! What pretraining, SFT and reward-model training take.
 
+use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
 use collimate_models::train::OptimConfig;
 
-use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, trained};
+use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, trained};
+use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::inputs::ModelFiles;
+use crate::stages::pretrain::PretrainConfig;
 use crate::stages::reward::RewardConfig;
 use crate::stages::sft::SftConfig;
 
+/// Pretraining of such a model on passes of so many tokens.
+pub fn of_pretrain(
+    config: &PretrainConfig,
+    model: &ModelConfig,
+    device: &Device,
+) -> Result<MemoryEstimate, StageError> {
+    let changes =
+        smaller_passes("pretrain", &config.optim, config.seq_len, |config: &mut PretrainConfig| &mut config.optim);
+    MemoryEstimate::new(config, changes, |config| {
+        let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * config.seq_len).max(config.seq_len);
+        supervised(model, HeadKind::Language, None, &config.optim, n_tokens, device)
+    })
+}
+
 /// SFT, whose longest demonstration has so many tokens.
-pub fn of_sft(config: &SftConfig, files: &ModelFiles, longest: usize) -> Result<MemoryEstimate, StageError> {
+pub fn of_sft(
+    config: &SftConfig,
+    files: &ModelFiles,
+    longest: usize,
+    device: &Device,
+) -> Result<MemoryEstimate, StageError> {
     let model = &files.config;
     let changes = changes_of("sft", &config.optim, config.lora.is_none(), longest, |config: &mut SftConfig| {
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
         let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * longest).max(longest);
-        supervised(model, HeadKind::Language, config.lora.as_ref(), &config.optim, n_tokens)
+        supervised(model, HeadKind::Language, config.lora.as_ref(), &config.optim, n_tokens, device)
     })
 }
 
 /// Reward-model training, in whose largest comparison there are so many tokens.
-pub fn of_reward(config: &RewardConfig, files: &ModelFiles, longest: usize) -> Result<MemoryEstimate, StageError> {
+pub fn of_reward(
+    config: &RewardConfig,
+    files: &ModelFiles,
+    longest: usize,
+    device: &Device,
+) -> Result<MemoryEstimate, StageError> {
     let model = &files.config;
     let changes = changes_of("reward", &config.optim, config.lora.is_none(), longest, |config: &mut RewardConfig| {
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
         let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * longest).max(longest);
-        supervised(model, HeadKind::Scalar, config.lora.as_ref(), &config.optim, n_tokens)
+        supervised(model, HeadKind::Scalar, config.lora.as_ref(), &config.optim, n_tokens, device)
     })
 }
 
-/// What helps a stage that trains one model.
+/// What helps a stage that trains a model or adapters on it.
 fn changes_of<C: 'static>(
     stage: &str,
     optim: &OptimConfig,
@@ -42,19 +69,30 @@ fn changes_of<C: 'static>(
     longest: usize,
     parts: fn(&mut C) -> (&mut OptimConfig, &mut Option<LoraConfig>),
 ) -> Vec<Change<C>> {
+    let mut changes = smaller_passes(stage, optim, longest, move |config| parts(config).0);
+    if is_full {
+        let change = move |config: &mut C| *parts(config).1 = Some(LoraConfig::default());
+        changes.push((format!("a [{stage}.lora] table"), Box::new(change)));
+    }
+    changes
+}
+
+/// What makes a pass take less.
+fn smaller_passes<C: 'static>(
+    stage: &str,
+    optim: &OptimConfig,
+    longest: usize,
+    part: impl Fn(&mut C) -> &mut OptimConfig + Copy + 'static,
+) -> Vec<Change<C>> {
     let mut changes: Vec<Change<C>> = Vec::new();
     if !optim.gradient_checkpointing {
-        let change = move |config: &mut C| parts(config).0.gradient_checkpointing = true;
+        let change = move |config: &mut C| part(config).gradient_checkpointing = true;
         changes.push((format!("{stage}.optim.gradient_checkpointing = true"), Box::new(change)));
     }
     let fewer = longest.max(SMALL_PASS);
     if optim.microbatch_tokens > fewer {
-        let change = move |config: &mut C| parts(config).0.microbatch_tokens = fewer;
+        let change = move |config: &mut C| part(config).microbatch_tokens = fewer;
         changes.push((format!("{stage}.optim.microbatch_tokens = {fewer}"), Box::new(change)));
-    }
-    if is_full {
-        let change = move |config: &mut C| *parts(config).1 = Some(LoraConfig::default());
-        changes.push((format!("a [{stage}.lora] table"), Box::new(change)));
     }
     changes
 }
@@ -65,17 +103,19 @@ fn supervised(
     lora: Option<&LoraConfig>,
     optim: &OptimConfig,
     n_tokens: usize,
+    device: &Device,
 ) -> Result<Vec<MemoryItem>, StageError> {
     let trained = trained(model, head, lora)?;
     let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
+    let device = &device::name_of(device);
     let mut items = Vec::new();
     if lora.is_some() {
-        items.push(item(CPU, "the model, frozen", memory::weights(model, HeadKind::Language)));
+        items.push(item(device, "the model, frozen", memory::weights(model, HeadKind::Language)));
     }
     let what = if lora.is_some() { "adapters" } else { "the model" };
     // The gradients of a pass are there besides their sum.
-    items.push(item(CPU, format!("{what} in training"), memory::training_state(trained) + trained));
+    items.push(item(device, format!("{what} in training"), memory::training_state(trained) + trained));
     let kept = if optim.gradient_checkpointing { ", checkpointed" } else { "" };
-    items.push(item(CPU, format!("a pass of {n_tokens} tokens{kept}"), pass.bytes(model, head)));
+    items.push(item(device, format!("a pass of {n_tokens} tokens{kept}"), pass.bytes(model, head)));
     Ok(items)
 }

@@ -53,9 +53,11 @@ impl PpoLearner {
         self.policy.restore_state(POLICY, counters.n_policy_steps, &tensors)?;
         self.value.restore_state(VALUE, counters.n_value_steps, &tensors)?;
         if let Some(ema) = &mut self.ema {
-            let average = self.policy.parameters().iter().map(|(name, _)| {
-                Ok((name.to_owned(), state::tensor(&tensors, format!("{POLICY_EMA}.{name}"))?))
-            });
+            let average = self
+                .policy
+                .parameters()
+                .iter()
+                .map(|(name, _)| Ok((name.to_owned(), state::tensor(&tensors, format!("{POLICY_EMA}.{name}"))?)));
             ema.restore(self.policy.parameters().weights().with_tensors(average.collect::<Result<_>>()?));
         }
         self.version = counters.version;
