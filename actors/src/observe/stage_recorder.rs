@@ -32,7 +32,7 @@ pub struct StageRecorder {
 }
 
 impl StageRecorder {
-    /// Starts the stage's metrics files.
+    /// Starts the stage's metrics files, or goes on with those of an attempt that left its training.
     pub fn create(stage: Stage, dir: &StageDir, console: &Console) -> Result<Self, RunDirError> {
         Ok(Self { files: Some(Files::create(dir)?), ..Self::without_files(stage, console) })
     }
@@ -107,7 +107,10 @@ struct Files {
 
 impl Files {
     fn create(dir: &StageDir) -> Result<Self, RunDirError> {
-        let metrics = JsonlWriter::resume(&dir.metrics(), |_| true)?;
+        let metrics = match dir.training().exists() {
+            true => JsonlWriter::resume(&dir.metrics(), |_| true)?,
+            false => JsonlWriter::create(&dir.metrics())?,
+        };
         Ok(Self { metrics, tensorboard: EventWriter::create(&dir.tensorboard())?, dir: dir.clone(), failed: false })
     }
 
