@@ -81,6 +81,8 @@ pub fn run(
     let flow = parts.flow(config, Box::new(sink), checkpoint, context)?;
     context.observer.note(&config.flow.staleness_bound().to_string());
     let outcome = run_flow(flow, &config.flow, &dir, context)?;
+    // The roles' threads are gone, and what they have freed would not serve the thread that goes on.
+    process::release_freed_memory();
     let weights = match outcome.trainer.ema_weights()? {
         Some(averaged) => averaged,
         None => (*outcome.snapshot.policy).clone(),
@@ -96,7 +98,6 @@ pub fn run(
         return Err(StageError::Stopped);
     }
 
-    process::release_freed_memory();
     context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
     let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
     Ok(PpoSummary {
