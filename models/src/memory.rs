@@ -74,14 +74,15 @@ impl TrainingPass {
         let block = self.kept_by_block(config);
         let weights = self.copied_weights(config);
         let per_token = match self.checkpointing {
-            // Arguments of all blocks; one block twice: its own record, and its gradient's argument and product.
-            true => (config.n_layers + 1) * c + block + 4 * c,
+            // Arguments of all blocks, and the gradient that waits for one; its own record, its argument and result once more,
+            // and what the product with the gradient takes.
+            true => (config.n_layers + 2) * c + block + 5 * c,
             false => config.n_layers * block,
         };
         // Embedded tokens, the last norm's result, its rows.
         let ends = 3 * c;
         // Gradients of an MLP's numbers and of the residual stream, beside what is kept.
-        let backward = if is_gated(config) { 3 } else { 2 } * config.mlp_dim + 4 * c;
+        let backward = 3 * config.mlp_dim + 4 * c;
         let copied = if self.checkpointing { weights } else { config.n_layers as u64 * weights };
         let logits = match head {
             HeadKind::Language => logits(config, self.n_tokens),
