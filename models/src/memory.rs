@@ -45,10 +45,9 @@ pub fn generation_cache(config: &ModelConfig, n_slots: usize, n_positions: usize
 
 /// A pass that records no gradient, at its widest: an MLP's numbers beside the residual stream.
 pub fn inference_pass(config: &ModelConfig, n_tokens: usize) -> u64 {
-    let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads());
-    let mlp = if is_gated(config) { 3 * f } else { 2 * f };
+    let (c, heads) = (config.hidden_dim, config.heads());
     let attention = 2 * heads.qkv_dim() + heads.out_dim();
-    F32 * (n_tokens * (2 * c + mlp.max(attention))) as u64
+    F32 * (n_tokens * (2 * c + mlp_numbers(config).max(attention))) as u64
 }
 
 /// Logits of the rows that are in work at a time, of a pass with `n_rows`.
@@ -93,17 +92,15 @@ impl TrainingPass {
 
     /// Numbers that a block's record holds for each token, op by op.
     fn kept_by_block(&self, config: &ModelConfig) -> usize {
-        let (c, f, heads) = (config.hidden_dim, config.mlp_dim, config.heads());
+        let (c, heads) = (config.hidden_dim, config.heads());
         let qkv_dim = heads.qkv_dim();
-        let is_split = self.joins_results(config);
         // The projection's result; once more where the results of three are joined.
-        let qkv = if is_split { 2 * qkv_dim } else { qkv_dim };
+        let qkv = if self.by_adapters && config.has_several_projections() { 2 * qkv_dim } else { qkv_dim };
         let normed = if config.attention.qk_norm { 2 * qkv_dim } else { 0 };
         let rotated = if matches!(config.positions, Positions::Rotary { .. }) { qkv_dim } else { 0 };
-        let mlp = if is_gated(config) { 3 * f } else { 2 * f };
         // A norm before attention and MLP, what each gives back, and the residual stream after each.
         let stream = if config.residual == Residual::Sandwich { 8 * c } else { 6 * c };
-        stream + qkv + normed + rotated + heads.out_dim() + mlp
+        stream + qkv + normed + rotated + heads.out_dim() + mlp_numbers(config)
     }
 
     /// Weights that a block's record holds besides the parameters: those that are joined for the pass.
@@ -113,12 +110,12 @@ impl TrainingPass {
         }
         F32 * (config.hidden_dim * config.heads().qkv_dim()) as u64
     }
-
-    fn joins_results(&self, config: &ModelConfig) -> bool {
-        self.by_adapters && config.has_several_projections()
-    }
 }
 
-fn is_gated(config: &ModelConfig) -> bool {
-    matches!(config.mlp, Mlp::SwiGlu | Mlp::GeGlu(_))
+/// Numbers between an MLP's argument and its result, for each token.
+fn mlp_numbers(config: &ModelConfig) -> usize {
+    match config.mlp {
+        Mlp::Gelu(_) => 2 * config.mlp_dim,
+        Mlp::SwiGlu | Mlp::GeGlu(_) => 3 * config.mlp_dim,
+    }
 }

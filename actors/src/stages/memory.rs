@@ -129,6 +129,11 @@ fn item(device: &str, what: impl Into<String>, bytes: u64) -> MemoryItem {
     MemoryItem { what: what.into(), device: device.to_owned(), bytes }
 }
 
+/// Tokens of the largest pass over `n_tokens` in all, cut to a budget: sequences stay whole.
+fn largest_pass(n_tokens: usize, budget: usize, longest: usize) -> usize {
+    n_tokens.min(budget).max(longest)
+}
+
 /// What is trained, in bytes: a model, or adapters on it.
 fn trained(config: &ModelConfig, head: HeadKind, lora: Option<&LoraConfig>) -> Result<u64, StageError> {
     match lora {

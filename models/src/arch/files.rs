@@ -112,11 +112,10 @@ impl safetensors::View for Stored<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let bytes = || -> Result<Vec<u8>> {
             let tensor = self.weights.merged(self.config, &self.spec.name)?.to_device(&Device::Cpu)?.contiguous()?;
-            kernels::with_numbers(&tensor, |numbers| {
-                let mut bytes = Vec::with_capacity(4 * numbers.len());
-                numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-                bytes
-            })
+            let numbers = kernels::numbers(&tensor)?;
+            let mut bytes = Vec::with_capacity(4 * numbers.len());
+            numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+            Ok(bytes)
         };
         Cow::Owned(bytes().expect("shapes were checked, and on the CPU nothing else fails"))
     }

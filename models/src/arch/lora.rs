@@ -20,7 +20,7 @@ pub(super) const A: &str = ".lora_A.weight";
 /// `(O, R)`.
 pub(super) const B: &str = ".lora_B.weight";
 /// PEFT's word for every linear layer but the head.
-const ALL_LINEAR: &str = "all-linear";
+pub(super) const ALL_LINEAR: &str = "all-linear";
 
 /// Training by adapters alone, under PEFT's names. There is no dropout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -224,8 +224,8 @@ impl Weights {
     }
 }
 
-/// Whether a tensor's name is one of an adapter on a layer of this model.
-pub(super) fn is_adapter_of(config: &ModelConfig, name: &str) -> bool {
+/// Whether a tensor's name is one of an adapter on one of these layers.
+pub(super) fn is_adapter_of(layers: &[LinearLayer], name: &str) -> bool {
     let module = name.strip_suffix(A).or(name.strip_suffix(B));
-    module.is_some_and(|module| linear_layers(config).iter().any(|layer| layer.name == module))
+    module.is_some_and(|module| layers.iter().any(|layer| layer.name == module))
 }

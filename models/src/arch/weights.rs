@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::config::ModelConfig;
 use super::lora::{LoraTensors, OnBase, is_adapter_of};
-use super::specs::{HeadKind, Initial, parameter_specs};
+use super::specs::{HeadKind, Initial, linear_layers, parameter_specs};
 use crate::error::{Error, Result};
 use crate::rng::{self, SeededRng};
 
@@ -88,8 +88,8 @@ impl Weights {
                 });
             }
         }
-        let is_known =
-            |name: &str| specs.iter().any(|spec| spec.name == name) || (self.has_base() && is_adapter_of(config, name));
+        let adaptable = if self.has_base() { linear_layers(config) } else { Vec::new() };
+        let is_known = |name: &str| specs.iter().any(|spec| spec.name == name) || is_adapter_of(&adaptable, name);
         match self.tensors.keys().find(|name| !is_known(name)) {
             None => Ok(()),
             Some(name) => {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use collimate_protocol::{FinishReason, PolicyVersion};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -203,17 +203,18 @@ impl<T> Engine<T> {
             Ok(())
         };
         let vocab_size = self.config.vocab_size;
-        with_rows(&logits, |rows| {
-            if rows.len() < PARALLEL_FROM {
-                let mut scratch = Scratch::default();
-                let mut pairs = running.iter_mut().zip(rows.chunks_exact(vocab_size));
-                return pairs.try_for_each(|((_, running), logits)| sample_one(&mut scratch, running, logits));
-            }
+        let logits = logits.to_device(&Device::Cpu)?.contiguous()?;
+        let rows = kernels::numbers(&logits)?;
+        if rows.len() < PARALLEL_FROM {
+            let mut scratch = Scratch::default();
+            let mut pairs = running.iter_mut().zip(rows.chunks_exact(vocab_size));
+            pairs.try_for_each(|((_, running), logits)| sample_one(&mut scratch, running, logits))?;
+        } else {
             let pairs = running.par_iter_mut().zip(rows.par_chunks_exact(vocab_size));
             pairs.try_for_each_init(Scratch::default, |scratch, ((_, running), logits)| {
                 sample_one(scratch, running, logits)
-            })
-        })?;
+            })?;
+        }
         for running in self.slots.iter_mut().flatten() {
             if self.config.eos_token_ids.contains(&running.pending) {
                 running.response.finish = FinishReason::End;
@@ -256,11 +257,6 @@ impl<T> Running<T> {
         self.pending = sampled.token;
         self.position += 1;
     }
-}
-
-/// Lends a tensor's numbers, row after row, without copying them where they lie in memory that way.
-fn with_rows<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    kernels::with_numbers(&tensor.to_device(&Device::Cpu)?.contiguous()?, read)?
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub use logprobs::{logits_chunk_len, token_logprobs};
 pub use lora::{FrozenLinear, lora_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
-pub(crate) use storage::with_numbers;
+pub(crate) use storage::numbers;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -28,11 +28,6 @@ pub fn numbers(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
     Ok(Numbers { storage, range: start..start + tensor.elem_count() })
 }
 
-/// Lends the numbers of a contiguous f32 tensor on the CPU.
-pub fn with_numbers<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> crate::Result<R> {
-    Ok(read(&numbers(tensor)?))
-}
-
 struct Numbers<G> {
     storage: G,
     range: std::ops::Range<usize>,

@@ -4,7 +4,7 @@ use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
 
-use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, total, trained};
+use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, largest_pass, total, trained};
 use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::evaluate::REFERENCE_BATCH;
@@ -110,7 +110,7 @@ impl<'a> Ppo<'a> {
     /// Tokens of one pass over so many sequences, which are cut to a budget.
     fn tokens_of(&self, n_sequences: usize, budget: usize) -> usize {
         let mean = self.prompts.mean + self.config.stage.max_new_tokens;
-        (n_sequences * mean).min(budget).max(self.longest())
+        largest_pass(n_sequences * mean, budget, self.longest())
     }
 
     /// What is there at once: all roles at work. What the judge takes before and after is given back in between, and

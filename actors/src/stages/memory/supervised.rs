@@ -5,7 +5,7 @@ use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
 use collimate_models::train::OptimConfig;
 
-use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, trained};
+use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, largest_pass, trained};
 use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::inputs::ModelFiles;
@@ -22,7 +22,7 @@ pub fn of_pretrain(
     let changes =
         smaller_passes("pretrain", &config.optim, config.seq_len, |config: &mut PretrainConfig| &mut config.optim);
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * config.seq_len).max(config.seq_len);
+        let n_tokens = largest_pass(config.batch_size * config.seq_len, config.optim.microbatch_tokens, config.seq_len);
         supervised(model, HeadKind::Language, None, &config.optim, n_tokens, device)
     })
 }
@@ -39,7 +39,7 @@ pub fn of_sft(
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * longest).max(longest);
+        let n_tokens = largest_pass(config.batch_size * longest, config.optim.microbatch_tokens, longest);
         supervised(model, HeadKind::Language, config.lora.as_ref(), &config.optim, n_tokens, device)
     })
 }
@@ -56,7 +56,7 @@ pub fn of_reward(
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = config.optim.microbatch_tokens.min(config.batch_size * longest).max(longest);
+        let n_tokens = largest_pass(config.batch_size * longest, config.optim.microbatch_tokens, longest);
         supervised(model, HeadKind::Scalar, config.lora.as_ref(), &config.optim, n_tokens, device)
     })
 }

@@ -11,7 +11,7 @@ use super::{CONFIG_FILE, PREFIX, SCORE_BIAS_KEY, WEIGHTS_FILE};
 use crate::arch::config::ModelConfig;
 use crate::arch::files::write_json;
 use crate::arch::heads::{SCORE_BIAS, SCORE_WEIGHT};
-use crate::arch::lora::{A, LoraConfig};
+use crate::arch::lora::{A, ALL_LINEAR, LoraConfig};
 use crate::arch::specs::HeadKind;
 use crate::arch::weights::Weights;
 use crate::durable;
@@ -59,7 +59,7 @@ pub fn save_adapter(
         safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(std::io::Error::other)
     })?;
     let module_of = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let modules: BTreeSet<String> = match lora.target_modules.iter().any(|target| target == "all-linear") {
+    let modules: BTreeSet<String> = match lora.target_modules.iter().any(|target| target == ALL_LINEAR) {
         true => targets.iter().map(|target| module_of(&target.name)).collect(),
         false => lora.target_modules.iter().cloned().collect(),
     };

@@ -1,5 +1,7 @@
 use collimate_protocol::PromptId;
 
+use candle_core::Tensor;
+
 use super::*;
 use crate::arch::{HeadKind, PackedSequences};
 use crate::rng;
