@@ -5,9 +5,9 @@
 
 use crate::arch::{HeadKind, LoraConfig, Mlp, ModelConfig, Positions, Residual, linear_layers, parameter_specs};
 use crate::error::Result;
-use crate::kernels::{LayerCache, logits_chunk_len};
+use crate::kernels::{LayerCache, PackedWeight, logits_chunk_len};
 
-pub use crate::generate::TOKENS_PER_PASS;
+pub use crate::generate::{TOKENS_PER_PASS, TOKENS_PER_STEP_PASS};
 
 const F32: u64 = 4;
 
@@ -18,7 +18,12 @@ pub fn weights(config: &ModelConfig, head: HeadKind) -> u64 {
 
 /// The matrices of the blocks, of which inference on weights of its own makes copies that it reads faster.
 pub fn linear_weights(config: &ModelConfig) -> u64 {
-    linear_layers(config).iter().map(|layer| F32 * (layer.n_in * layer.n_out) as u64).sum()
+    linear_layers(config).iter().map(|layer| PackedWeight::bytes(layer.n_in, layer.n_out) as u64).sum()
+}
+
+/// What a generator on weights of its own copies: [`linear_weights`], and the unembedding.
+pub fn generation_weights(config: &ModelConfig) -> u64 {
+    linear_weights(config) + PackedWeight::bytes(config.hidden_dim, config.vocab_size) as u64
 }
 
 /// What adapters add to a base, with the scalar head that is trained along with them.
@@ -38,9 +43,7 @@ pub fn training_state(n: u64) -> u64 {
 
 /// The keys and values of `n_slots` sequences of up to `n_positions`.
 pub fn generation_cache(config: &ModelConfig, n_slots: usize, n_positions: usize) -> u64 {
-    let heads = config.heads();
-    let row = 2 * heads.n_kv_heads * heads.head_dim;
-    F32 * (config.n_layers * n_slots * LayerCache::capacity_for(n_positions, config.context_len) * row) as u64
+    (config.n_layers * n_slots * LayerCache::bytes_for(n_positions, config.heads())) as u64
 }
 
 /// A pass that records no gradient, at its widest: an MLP's numbers beside the residual stream.

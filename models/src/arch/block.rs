@@ -7,18 +7,54 @@ use super::families::QkvNames;
 use super::lora::LoraTensors;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, RopeTable, WeightLayout};
+use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, PackedWeight, RopeTable, WeightLayout};
 
 /// A linear layer.
 #[derive(Clone, Debug)]
-struct Linear {
+enum Linear {
+    Stored(StoredLinear),
+    Packed(PackedLinear),
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Linear::Stored(linear) => linear.forward(x),
+            Linear::Packed(linear) => linear.forward(x),
+        }
+    }
+
+    fn pack(&mut self) -> candle_core::Result<()> {
+        if let Linear::Stored(linear) = self {
+            *self = Linear::Packed(linear.packed()?);
+        }
+        Ok(())
+    }
+}
+
+/// A layer whose weight no longer changes, laid out for inference.
+#[derive(Clone, Debug)]
+struct PackedLinear {
+    weight: PackedWeight,
+    bias: Option<Tensor>,
+}
+
+impl PackedLinear {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        kernels::packed_linear(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// A layer with its weight as it is stored, perhaps in training, perhaps with an adapter.
+#[derive(Clone, Debug)]
+struct StoredLinear {
     weight: Tensor,
     bias: Option<Tensor>,
     layout: WeightLayout,
     adapter: Option<LoraTensors>,
 }
 
-impl Linear {
+impl StoredLinear {
     fn load(weights: &Weights, name: &str, layout: WeightLayout, has_bias: bool) -> Result<Self> {
         let bias = if has_bias { Some(weights.get(&format!("{name}.bias"))?.clone()) } else { None };
         let (weight, adapter) = (weights.get(&format!("{name}.weight"))?, weights.adapter(name)?);
@@ -40,13 +76,10 @@ impl Linear {
         }
     }
 
-    /// The same layer, which has no adapter, with its weight as `(in, out)`, which small batches read fastest.
-    fn packed(&self) -> candle_core::Result<Self> {
-        let weight = match self.layout {
-            WeightLayout::InOut => self.weight.clone(),
-            WeightLayout::OutIn => self.weight.t()?.contiguous()?,
-        };
-        Ok(Self { weight, bias: self.bias.clone(), layout: WeightLayout::InOut, adapter: None })
+    /// The same layer, which has no adapter.
+    fn packed(&self) -> candle_core::Result<PackedLinear> {
+        let bias = self.bias.as_ref().map(Tensor::detach);
+        Ok(PackedLinear { weight: PackedWeight::new(&self.weight, self.layout)?, bias })
     }
 }
 
@@ -54,51 +87,64 @@ impl Linear {
 /// so that each stored tensor receives its gradient. On a base that is shared their results are joined instead.
 #[derive(Clone, Debug)]
 enum Qkv {
-    Joined(Linear),
+    Joined(StoredLinear),
     /// For each head its query, key and value.
-    Interleaved(Linear),
-    Split([Linear; 3]),
+    Interleaved(StoredLinear),
+    Split([StoredLinear; 3]),
+    /// Joined, and laid out for inference.
+    Packed(PackedLinear),
 }
 
 impl Qkv {
-    fn joined(&self, rule: AttentionRule) -> candle_core::Result<Linear> {
-        match self {
-            Qkv::Joined(linear) => Ok(linear.clone()),
-            Qkv::Interleaved(linear) => {
-                let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
-                // (H, 3, D) rows to (3, H, D).
-                let regrouped = |tensor: &Tensor, columns: &[usize]| -> candle_core::Result<Tensor> {
-                    let shape = [&[n_heads, 3, head_dim], columns].concat();
-                    let joined = [&[3 * n_heads * head_dim], columns].concat();
-                    tensor.reshape(shape)?.transpose(0, 1)?.contiguous()?.reshape(joined)
-                };
-                Ok(Linear {
-                    weight: regrouped(&linear.weight, &[linear.weight.dim(1)?])?,
-                    bias: linear.bias.as_ref().map(|bias| regrouped(bias, &[])).transpose()?,
-                    layout: linear.layout,
-                    adapter: None,
-                })
-            }
-            Qkv::Split(parts) => {
-                let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
-                let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-                let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
-                Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout, adapter: None })
-            }
-        }
+    fn pack(&mut self, rule: AttentionRule) -> candle_core::Result<()> {
+        let packed = match self {
+            Qkv::Packed(_) => return Ok(()),
+            Qkv::Joined(linear) => linear.packed()?,
+            Qkv::Interleaved(linear) => Self::regrouped(linear, rule)?.packed()?,
+            Qkv::Split(parts) => Self::concatenated(parts)?.packed()?,
+        };
+        *self = Qkv::Packed(packed);
+        Ok(())
     }
 
-    /// Queries, keys and values of `x (N, C)`, each projection on its own: `(N, (H + 2 KV) D)`.
-    fn forward_apart(&self, x: &Tensor, rule: AttentionRule) -> candle_core::Result<Tensor> {
+    /// Queries, keys and values of `x (N, C)`: `(N, (H + 2 KV) D)`, each projection on its own or all in one.
+    fn forward(&self, x: &Tensor, rule: AttentionRule, apart: bool) -> candle_core::Result<Tensor> {
         match self {
+            Qkv::Packed(linear) => linear.forward(x),
             Qkv::Joined(linear) => linear.forward(x),
-            Qkv::Interleaved(linear) => {
+            Qkv::Interleaved(linear) if apart => {
                 let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
                 let by_head = linear.forward(x)?.reshape(((), n_heads, 3, head_dim))?;
                 by_head.transpose(1, 2)?.contiguous()?.reshape(((), 3 * n_heads * head_dim))
             }
-            Qkv::Split([q, k, v]) => Tensor::cat(&[q.forward(x)?, k.forward(x)?, v.forward(x)?], 1),
+            Qkv::Split([q, k, v]) if apart => Tensor::cat(&[q.forward(x)?, k.forward(x)?, v.forward(x)?], 1),
+            Qkv::Interleaved(linear) => Self::regrouped(linear, rule)?.forward(x),
+            Qkv::Split(parts) => Self::concatenated(parts)?.forward(x),
         }
+    }
+
+    /// Rows by head to all queries, all keys, all values.
+    fn regrouped(linear: &StoredLinear, rule: AttentionRule) -> candle_core::Result<StoredLinear> {
+        let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
+        // (H, 3, D) rows to (3, H, D).
+        let regrouped = |tensor: &Tensor, columns: &[usize]| -> candle_core::Result<Tensor> {
+            let shape = [&[n_heads, 3, head_dim], columns].concat();
+            let joined = [&[3 * n_heads * head_dim], columns].concat();
+            tensor.reshape(shape)?.transpose(0, 1)?.contiguous()?.reshape(joined)
+        };
+        Ok(StoredLinear {
+            weight: regrouped(&linear.weight, &[linear.weight.dim(1)?])?,
+            bias: linear.bias.as_ref().map(|bias| regrouped(bias, &[])).transpose()?,
+            layout: linear.layout,
+            adapter: None,
+        })
+    }
+
+    fn concatenated(parts: &[StoredLinear; 3]) -> candle_core::Result<StoredLinear> {
+        let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
+        Ok(StoredLinear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout, adapter: None })
     }
 }
 
@@ -152,16 +198,13 @@ impl MlpLayer {
         }
     }
 
-    fn packed(&self) -> candle_core::Result<Self> {
-        Ok(match self {
-            MlpLayer::Gelu { up, down, kind } => MlpLayer::Gelu { up: up.packed()?, down: down.packed()?, kind: *kind },
-            MlpLayer::SwiGlu { gate, up, down } => {
-                MlpLayer::SwiGlu { gate: gate.packed()?, up: up.packed()?, down: down.packed()? }
+    fn pack(&mut self) -> candle_core::Result<()> {
+        match self {
+            MlpLayer::Gelu { up, down, .. } => [up, down].into_iter().try_for_each(Linear::pack),
+            MlpLayer::SwiGlu { gate, up, down } | MlpLayer::GeGlu { gate, up, down, .. } => {
+                [gate, up, down].into_iter().try_for_each(Linear::pack)
             }
-            MlpLayer::GeGlu { gate, up, down, kind } => {
-                MlpLayer::GeGlu { gate: gate.packed()?, up: up.packed()?, down: down.packed()?, kind: *kind }
-            }
-        })
+        }
     }
 }
 
@@ -188,7 +231,8 @@ impl Block {
     pub(super) fn load(config: &ModelConfig, weights: &Weights, layer_idx: usize) -> Result<Self> {
         let (names, attention) = (config.family.names(), &config.attention);
         let at = |part: &str| names.in_block(layer_idx, part);
-        let linear = |part: &str, has_bias| Linear::load(weights, &at(part), names.layout, has_bias);
+        let stored = |part: &str, has_bias| StoredLinear::load(weights, &at(part), names.layout, has_bias);
+        let linear = |part: &str, has_bias| stored(part, has_bias).map(Linear::Stored);
         let norm = |part: &str| NormLayer::load(config, weights, &at(part));
         let norms = |[a, b]: [&str; 2]| -> Result<[NormLayer; 2]> { Ok([norm(a)?, norm(b)?]) };
         let (up, down) = (linear(names.mlp_up, config.mlp_bias)?, linear(names.mlp_down, config.mlp_bias)?);
@@ -197,7 +241,7 @@ impl Block {
             residual: config.residual,
             rule: attention.rule(layer_idx),
             attention_norm: norm(names.attention_norm)?,
-            qkv: load_qkv(attention, names.qkv, linear)?,
+            qkv: load_qkv(attention, names.qkv, stored)?,
             is_shared: weights.has_base(),
             qk_norm: if attention.qk_norm { Some(norms(names.qk_norm)?) } else { None },
             attention_out: linear(names.attention_out, attention.out_bias)?,
@@ -211,15 +255,14 @@ impl Block {
         })
     }
 
-    /// Joins and transposes weights that no longer change, unless they are shared.
+    /// Joins weights that no longer change, and lays them out for inference, unless they are shared.
     pub(super) fn freeze(&mut self) -> Result<()> {
         if self.is_shared {
             return Ok(());
         }
-        self.qkv = Qkv::Joined(self.qkv.joined(self.rule)?.packed()?);
-        self.attention_out = self.attention_out.packed()?;
-        self.mlp = self.mlp.packed()?;
-        Ok(())
+        self.qkv.pack(self.rule)?;
+        self.attention_out.pack()?;
+        Ok(self.mlp.pack()?)
     }
 
     /// The residual stream `x (N, C)` after this block. `attend` is the attention over `qkv (N, (H + 2 KV) D)`.
@@ -254,10 +297,7 @@ impl Block {
     /// Queries, keys and values `(N, (H + 2 KV) D)`, normalised and rotated as the model has it.
     fn qkv(&self, x: &Tensor, rope: Option<&RopeTable>) -> candle_core::Result<Tensor> {
         let heads = self.rule.heads;
-        let mut qkv = match self.is_shared {
-            true => self.qkv.forward_apart(x, self.rule)?,
-            false => self.qkv.joined(self.rule)?.forward(x)?,
-        };
+        let mut qkv = self.qkv.forward(x, self.rule, self.is_shared)?;
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             let (n, kv_dim) = (qkv.dim(0)?, heads.n_kv_heads * heads.head_dim);
             let normed = |norm: &NormLayer, start: usize, dim: usize| {
@@ -275,7 +315,7 @@ impl Block {
     }
 }
 
-fn load_qkv(attention: &Attention, names: QkvNames, linear: impl Fn(&str, bool) -> Result<Linear>) -> Result<Qkv> {
+fn load_qkv(attention: &Attention, names: QkvNames, linear: impl Fn(&str, bool) -> Result<StoredLinear>) -> Result<Qkv> {
     let has_bias = attention.qkv_bias;
     Ok(match names {
         QkvNames::Joined(name) => Qkv::Joined(linear(name, has_bias)?),

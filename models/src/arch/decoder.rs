@@ -73,7 +73,7 @@ impl Decoder {
         self
     }
 
-    /// A decoder for inference over weights that no longer change: joins and transposes them once.
+    /// A decoder for inference over weights that no longer change: joins them and lays them out once.
     pub fn frozen(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
         let mut decoder = Self::new(config, weights)?;
         decoder.blocks.iter_mut().try_for_each(Block::freeze)?;

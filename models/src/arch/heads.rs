@@ -10,7 +10,7 @@ use super::decoder::Decoder;
 use super::packed::PackedSequences;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::kernels::{self, TokenLogprobs, WeightLayout};
+use crate::kernels::{self, PackedWeight, TokenLogprobs, WeightLayout};
 
 /// The scalar head's weight `(1, C)`, as `…ForSequenceClassification` names it.
 pub const SCORE_WEIGHT: &str = "score.weight";
@@ -73,6 +73,45 @@ impl LanguageModel {
         let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
         let hidden = hidden.index_select(&rows, 0)?; // (R, C)
         Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
+    }
+}
+
+/// A decoder with an unembedding that gives all logits of a few rows at a time: what a generator samples with.
+#[derive(Clone, Debug)]
+pub struct GenerationModel {
+    decoder: Decoder,
+    unembedding: Unembedding,
+}
+
+#[derive(Clone, Debug)]
+enum Unembedding {
+    Packed(PackedWeight),
+    /// Of a base that is shared, of which no copy is made: `(V, C)`.
+    Shared(Tensor),
+}
+
+impl GenerationModel {
+    /// Over weights that no longer change, of which it makes copies laid out for speed, unless they are a base's.
+    pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        let LanguageModel { decoder, unembedding } = LanguageModel::frozen(config, weights)?;
+        let unembedding = match weights.has_base() {
+            true => Unembedding::Shared(unembedding),
+            false => Unembedding::Packed(PackedWeight::new(&unembedding, WeightLayout::OutIn)?),
+        };
+        Ok(Self { decoder, unembedding })
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Logits `(N, V)` of hidden states `(N, C)`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(match &self.unembedding {
+            Unembedding::Packed(weight) => kernels::packed_linear(hidden, weight, None)?,
+            Unembedding::Shared(weight) => kernels::linear(hidden, weight, WeightLayout::OutIn, None)?,
+        })
     }
 }
 

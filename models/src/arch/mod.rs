@@ -21,7 +21,7 @@ pub use config::{Attention, Mlp, ModelConfig, Norm, Positions, Residual, Rope, R
 pub use decoder::{Attend, Decoder, PackedAttention};
 pub use families::Family;
 pub use files::{load_config, load_model, save_model, scalar_from_language, shard_names};
-pub use heads::{LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
+pub use heads::{GenerationModel, LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use lora::LoraConfig;
 pub use packed::PackedSequences;
 pub use specs::{HeadKind, Initial, LinearLayer, ParameterSpec, linear_layers, parameter_specs};

@@ -1,4 +1,4 @@
-//! The keys and values of the sequences in progress, one cache a layer.
+//! The keys and values of a sequence in progress, one cache a layer.
 
 use candle_core::Tensor;
 
@@ -7,42 +7,39 @@ use crate::kernels::{self, AttentionRule, CacheRow, LayerCache};
 
 /// One [`LayerCache`] a layer.
 #[derive(Debug)]
-pub(super) struct Caches {
+pub(super) struct SequenceCache {
     layers: Vec<LayerCache>,
-    context_len: usize,
 }
 
-impl Caches {
-    /// Caches for `n_slots` sequences, with no room as yet.
-    pub(super) fn new(config: &ModelConfig, n_slots: usize) -> Self {
-        let layers = (0..config.n_layers).map(|_| LayerCache::new(n_slots, 0, config.heads())).collect();
-        Self { layers, context_len: config.context_len }
+impl SequenceCache {
+    /// With no room as yet.
+    pub(super) fn new(config: &ModelConfig) -> Self {
+        Self { layers: (0..config.n_layers).map(|_| LayerCache::new(config.heads())).collect() }
     }
 
-    /// Makes room for `n_positions` in each slot, keeping what is there.
+    /// Makes room for `n_positions`, keeping what is there.
     pub(super) fn reserve(&mut self, n_positions: usize) {
-        let capacity = LayerCache::capacity_for(n_positions, self.context_len);
-        for layer in &mut self.layers {
-            if layer.capacity() < n_positions {
-                *layer = layer.grown(capacity);
-            }
-        }
+        self.layers.iter_mut().for_each(|layer| layer.reserve(n_positions));
     }
 
-    /// Attention for a forward pass over these rows.
-    pub(super) fn attention<'a>(&'a mut self, rows: &'a [CacheRow]) -> CachedAttention<'a> {
-        CachedAttention { layers: &mut self.layers, rows }
+    /// Takes over the first `n_positions` of another sequence. There must be room.
+    pub(super) fn copy_from(&mut self, other: &Self, n_positions: usize) {
+        let layers = self.layers.iter_mut().zip(&other.layers);
+        layers.for_each(|(layer, other)| layer.copy_from(other, n_positions));
     }
 }
 
-/// Each row attends to what its slot holds, itself included.
+/// Each row attends to what its sequence holds, itself included.
 pub(super) struct CachedAttention<'a> {
-    layers: &'a mut [LayerCache],
-    rows: &'a [CacheRow],
+    /// Of the sequences that the rows name.
+    pub(super) caches: Vec<&'a mut SequenceCache>,
+    pub(super) rows: Vec<CacheRow>,
 }
 
 impl Attend for CachedAttention<'_> {
     fn attend(&mut self, layer_idx: usize, qkv: &Tensor, rule: AttentionRule) -> candle_core::Result<Tensor> {
-        kernels::cached_attention(qkv, rule, &mut self.layers[layer_idx], self.rows)
+        let mut layer: Vec<&mut LayerCache> =
+            self.caches.iter_mut().map(|sequence| &mut sequence.layers[layer_idx]).collect();
+        kernels::cached_attention(qkv, rule, &mut layer, &self.rows)
     }
 }

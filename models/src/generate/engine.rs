@@ -1,27 +1,32 @@
 //! Generation with continuous batching: a sequence that ends frees its slot for the next one at once.
 //!
 //! What a sequence samples depends on its prompt, its generator of random numbers, its settings and the weights,
-//! and on nothing else: not on its slot, nor on what else is in progress. Each prompt is prefilled on its own, each
-//! row of a step is computed independently of the others, and each sequence draws from its own generator.
+//! and on nothing else: not on its slot, nor on what else is in progress, nor on how a step is shared out to threads.
+//! Each row of a step is computed independently of the others, and each sequence draws from its own generator.
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use collimate_protocol::{FinishReason, PolicyVersion};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cache::Caches;
-use super::sampling::{SampledToken, SamplingParams, Scratch, sample_with};
-use crate::arch::{LanguageModel, ModelConfig, Weights};
+use super::cache::SequenceCache;
+use super::pass::{Reader, read_and_sample};
+use super::running::{Response, Running};
+use super::sampling::SamplingParams;
+use crate::arch::{GenerationModel, HeadKind, ModelConfig, Weights};
 use crate::error::{Error, Result};
-use crate::kernels::{self, CacheRow, WeightLayout};
 use crate::rng::SeededRng;
+use crate::train::cut_by_tokens;
 
-/// Logits from which on a step's rows are sampled in parallel: waking the threads costs about as much as sampling
-/// from this many (some 30 microseconds).
-const PARALLEL_FROM: usize = 1 << 16;
+/// Tokens of one forward pass: enough for the matrix products to run at full speed.
+pub const TOKENS_PER_STEP_PASS: usize = 512;
+
+/// Weights of up to this many bytes stay in the caches of a CPU, so that each thread can read them all. Then a step's
+/// sequences are shared out, each thread takes its own through the whole model, and no operation has to wait for another
+/// thread. Larger weights are read once, with each operation shared out.
+const SHARED_OUT_BY_SEQUENCES: u64 = 16 << 20;
 
 /// What becomes of the keys and values that a sequence in progress has in the cache when new weights come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,48 +41,22 @@ pub enum CachePolicy {
     Recompute,
 }
 
-/// A sequence that has ended. Every `Vec` has one element for each response token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Response<T> {
-    /// What it was admitted with.
-    pub tag: T,
-    /// Sampled ids, the end token included where there is one. Empty if no token was allowed.
-    pub tokens: Vec<u32>,
-    /// Log-probabilities (nats); see [`SampledToken::logprob`].
-    pub logprobs: Vec<f32>,
-    /// Entropies (nats) of the distributions sampled from.
-    pub entropies: Vec<f32>,
-    /// Which version sampled the token.
-    pub versions: Vec<PolicyVersion>,
-    /// The version that read the prompt when the sequence was admitted.
-    pub prompt_version: PolicyVersion,
-    /// Why it ended.
-    pub finish: FinishReason,
-}
-
-/// A sequence in progress.
+/// Room for a sequence: the cache stays from one to the next.
 #[derive(Debug)]
-struct Running<T> {
-    response: Response<T>,
-    prompt: Vec<u32>,
-    /// The newest token, which the cache does not hold yet, and its position.
-    pending: u32,
-    position: usize,
-    /// Longest response, by the settings and by the context.
-    max_response: usize,
-    params: SamplingParams,
-    rng: SeededRng,
+struct Slot<T> {
+    cache: SequenceCache,
+    running: Option<Running<T>>,
 }
 
 /// Samples responses to many prompts at once. `T` is what the caller knows a sequence by.
 #[derive(Debug)]
 pub struct Engine<T> {
     config: Arc<ModelConfig>,
-    model: LanguageModel,
+    model: GenerationModel,
     version: PolicyVersion,
     cache_policy: CachePolicy,
-    caches: Caches,
-    slots: Vec<Option<Running<T>>>,
+    shares_out_sequences: bool,
+    slots: Vec<Slot<T>>,
 }
 
 impl<T> Engine<T> {
@@ -88,10 +67,12 @@ impl<T> Engine<T> {
         if n_slots == 0 {
             return Err(Error::invalid("a generation engine needs at least one slot"));
         }
-        let model = LanguageModel::frozen(config, weights)?;
-        let slots = (0..n_slots).map(|_| None).collect();
-        let (cache_policy, caches) = (CachePolicy::default(), Caches::new(config, n_slots));
-        Ok(Self { config: config.clone(), model, version, cache_policy, caches, slots })
+        let model = GenerationModel::new(config, weights)?;
+        let shares_out_sequences =
+            weights.device().is_cpu() && crate::memory::weights(config, HeadKind::Language) <= SHARED_OUT_BY_SEQUENCES;
+        let slots = (0..n_slots).map(|_| Slot { cache: SequenceCache::new(config), running: None }).collect();
+        let cache_policy = CachePolicy::default();
+        Ok(Self { config: config.clone(), model, version, cache_policy, shares_out_sequences, slots })
     }
 
     /// Does this with the cache when new weights come.
@@ -103,28 +84,10 @@ impl<T> Engine<T> {
     /// Uses these weights from the next step on. Sequences in progress go on, with their cache as the
     /// [`CachePolicy`] has it. New prompts are computed under the new weights alone.
     pub fn set_weights(&mut self, weights: &Weights, version: PolicyVersion) -> Result<()> {
-        self.model = LanguageModel::frozen(&self.config, weights)?;
+        self.model = GenerationModel::new(&self.config, weights)?;
         self.version = version;
-        if self.cache_policy == CachePolicy::Keep {
-            return Ok(());
-        }
-        for slot in 0..self.slots.len() {
-            let Some(running) = self.slots[slot].as_ref().filter(|running| running.max_response > 0) else { continue };
-            let so_far = running.prompt.iter().chain(&running.response.tokens).copied();
-            let known: Vec<u32> = so_far.take(running.position).collect();
-            self.read(slot, &known)?;
-        }
-        Ok(())
-    }
-
-    /// Computes a slot's keys and values of its first tokens, on their own.
-    fn read(&mut self, slot: usize, known: &[u32]) -> Result<()> {
-        if known.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<CacheRow> = (0..known.len()).map(|position| CacheRow { slot, position }).collect();
-        let positions: Vec<u32> = (0..known.len() as u32).collect();
-        self.model.decoder().forward(known, &positions, &mut self.caches.attention(&rows))?;
+        let recompute = self.cache_policy == CachePolicy::Recompute;
+        self.running_mut().for_each(|running| running.new_weights(version, recompute));
         Ok(())
     }
 
@@ -140,83 +103,74 @@ impl<T> Engine<T> {
 
     /// How many sequences are in progress.
     pub fn n_running(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.running().count()
     }
 
     /// What the sequences in progress have so far, by slot.
     pub fn in_progress(&self) -> impl Iterator<Item = (&T, &[u32])> {
-        let running = self.slots.iter().flatten();
-        running.map(|running| (&running.response.tag, running.response.tokens.as_slice()))
+        self.running().map(|running| (&running.response.tag, running.response.tokens.as_slice()))
     }
 
-    /// Starts a response to `prompt`. Computes the prompt's keys and values at once, on its own. Refuses a prompt
-    /// that is empty, that leaves no room in the context, or that holds an id outside the vocabulary, and any prompt
-    /// while no slot is free.
+    fn running(&self) -> impl Iterator<Item = &Running<T>> {
+        self.slots.iter().filter_map(|slot| slot.running.as_ref())
+    }
+
+    fn running_mut(&mut self) -> impl Iterator<Item = &mut Running<T>> {
+        self.slots.iter_mut().filter_map(|slot| slot.running.as_mut())
+    }
+
+    /// Starts a response to `prompt`, which is read in the next step. Refuses a prompt that is empty, that leaves no room
+    /// in the context, or that holds an id outside the vocabulary, and any prompt while no slot is free.
     pub fn admit(&mut self, tag: T, prompt: &[u32], rng: SeededRng, params: SamplingParams) -> Result<()> {
         params.validate()?;
         self.check_prompt(prompt)?;
-        let Some(slot) = self.slots.iter().position(Option::is_none) else {
-            return Err(Error::invalid(format!("all {} slots of the generation engine are taken", self.slots.len())));
+        let (n_slots, version) = (self.slots.len(), self.version);
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.running.is_none()) else {
+            return Err(Error::invalid(format!("all {n_slots} slots of the generation engine are taken")));
         };
         let max_response = params.max_new_tokens.min(self.config.context_len - prompt.len());
-        self.caches.reserve(prompt.len() + max_response);
-        // The prompt's last token goes through the first step, together with the other sequences' newest tokens.
-        let (pending, known) = (prompt[prompt.len() - 1], &prompt[..prompt.len() - 1]);
         if max_response > 0 {
-            self.read(slot, known)?;
+            slot.cache.reserve(prompt.len() + max_response);
         }
-        let response = Response {
-            tag,
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            entropies: Vec::new(),
-            versions: Vec::new(),
-            prompt_version: self.version,
-            finish: FinishReason::Length,
-        };
-        let (position, prompt) = (known.len(), prompt.to_vec());
-        self.slots[slot] = Some(Running { response, prompt, pending, position, max_response, params, rng });
+        slot.running = Some(Running::new(tag, prompt.to_vec(), version, max_response, params, rng));
         Ok(())
     }
 
     /// Samples one token for every sequence in progress. Returns those that ended, by slot.
+    ///
+    /// A prompt that several sequences have in common is computed once, if it is under the same weights.
     pub fn step(&mut self) -> Result<Vec<Response<T>>>
     where
         T: Send,
     {
         let mut ended = self.take_ended(|running| running.max_response == 0);
-        let mut running: Vec<(usize, &mut Running<T>)> = Vec::with_capacity(self.slots.len());
-        running.extend(self.slots.iter_mut().enumerate().filter_map(|(slot, entry)| Some((slot, entry.as_mut()?))));
-        if running.is_empty() {
-            return Ok(ended);
+        self.take_over_prompts();
+        let mut readers: Vec<Reader<'_, T>> = Vec::with_capacity(self.slots.len());
+        for slot in &mut self.slots {
+            let Some(running) = &mut slot.running else { continue };
+            match readers.iter_mut().find(|reader| reader.reads_for(running)) {
+                Some(reader) => reader.followers.push((&mut slot.cache, running)),
+                None => readers.push(Reader { cache: &mut slot.cache, running, followers: Vec::new() }),
+            }
         }
-        let ids: Vec<u32> = running.iter().map(|(_, running)| running.pending).collect();
-        let positions: Vec<u32> = running.iter().map(|(_, running)| running.position as u32).collect();
-        let rows: Vec<CacheRow> =
-            running.iter().map(|(slot, running)| CacheRow { slot: *slot, position: running.position }).collect();
-        let hidden = self.model.decoder().forward(&ids, &positions, &mut self.caches.attention(&rows))?; // (B, C)
-        let logits = kernels::linear(&hidden, self.model.unembedding(), WeightLayout::OutIn, None)?; // (B, V)
-        let version = self.version;
-        let sample_one = |scratch: &mut Scratch, running: &mut Running<T>, logits: &[f32]| -> Result<()> {
-            let sampled = sample_with(scratch, logits, &running.params, &mut running.rng)?;
-            running.take(sampled, version);
-            Ok(())
-        };
-        let vocab_size = self.config.vocab_size;
-        let logits = logits.to_device(&Device::Cpu)?.contiguous()?;
-        let rows = kernels::numbers(&logits)?;
-        if rows.len() < PARALLEL_FROM {
-            let mut scratch = Scratch::default();
-            let mut pairs = running.iter_mut().zip(rows.chunks_exact(vocab_size));
-            pairs.try_for_each(|((_, running), logits)| sample_one(&mut scratch, running, logits))?;
+        let lengths = || readers.iter().map(|reader| reader.running.n_unread());
+        let n_threads = if self.shares_out_sequences { rayon::current_num_threads() } else { 1 };
+        let budget = lengths().sum::<usize>().div_ceil(n_threads).min(TOKENS_PER_STEP_PASS);
+        let runs = cut_by_tokens(lengths(), budget);
+        let mut passes = Vec::with_capacity(runs.len());
+        for run in runs.iter().rev() {
+            passes.push(readers.split_off(run.start));
+        }
+        let (model, version) = (&self.model, self.version);
+        let pass = |readers: Vec<Reader<'_, T>>| read_and_sample(model, version, readers);
+        if n_threads > 1 && passes.len() > 1 {
+            passes.into_par_iter().try_for_each(pass)?;
         } else {
-            let pairs = running.par_iter_mut().zip(rows.par_chunks_exact(vocab_size));
-            pairs.try_for_each_init(Scratch::default, |scratch, ((_, running), logits)| {
-                sample_one(scratch, running, logits)
-            })?;
+            passes.into_iter().try_for_each(pass)?;
         }
-        for running in self.slots.iter_mut().flatten() {
-            if self.config.eos_token_ids.contains(&running.pending) {
+        let is_end = |token: &u32| self.config.eos_token_ids.contains(token);
+        for running in self.slots.iter_mut().filter_map(|slot| slot.running.as_mut()) {
+            if running.response.tokens.last().is_some_and(is_end) {
                 running.response.finish = FinishReason::End;
             }
         }
@@ -226,8 +180,26 @@ impl<T> Engine<T> {
         Ok(ended)
     }
 
+    /// Gives sequences whose prompt another one has read under the same weights the keys and values of it.
+    fn take_over_prompts(&mut self) {
+        for idx in 0..self.slots.len() {
+            let (before, rest) = self.slots.split_at_mut(idx);
+            let Some((slot, after)) = rest.split_first_mut() else { return };
+            let Some(running) = slot.running.as_mut().filter(|running| running.is_unread()) else { continue };
+            // The last token's row is computed again: from it the first token is sampled.
+            let n_known = running.prompt.len() - 1;
+            let donor = before.iter().chain(&*after).find(|other| {
+                other.running.as_ref().is_some_and(|other| other.has_read(&running.prompt, running.prompt_version))
+            });
+            if let Some(donor) = donor {
+                slot.cache.copy_from(&donor.cache, n_known);
+                running.n_cached = n_known;
+            }
+        }
+    }
+
     fn take_ended(&mut self, has_ended: impl Fn(&Running<T>) -> bool) -> Vec<Response<T>> {
-        let ended = self.slots.iter_mut().filter_map(|entry| entry.take_if(|running| has_ended(running)));
+        let ended = self.slots.iter_mut().filter_map(|slot| slot.running.take_if(|running| has_ended(running)));
         ended.map(|running| running.response).collect()
     }
 
@@ -245,17 +217,6 @@ impl<T> Engine<T> {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!("token {id} is outside the model's vocabulary of {vocab_size}"))),
         }
-    }
-}
-
-impl<T> Running<T> {
-    fn take(&mut self, sampled: SampledToken, version: PolicyVersion) {
-        self.response.tokens.push(sampled.token);
-        self.response.logprobs.push(sampled.logprob);
-        self.response.entropies.push(sampled.entropy);
-        self.response.versions.push(version);
-        self.pending = sampled.token;
-        self.position += 1;
     }
 }
 

@@ -4,34 +4,94 @@
 //! [`K_BLOCK`] terms, whatever the number of rows, the layout of the weight, the vector width and the number of
 //! threads. General-purpose products choose their path by the number of rows and give no such promise.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles};
 use super::{WeightLayout, transpose};
+
+/// A weight of `k` by `n` numbers, as a product reads it.
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    /// `(k, n)`.
+    InOut(&'a [f32]),
+    /// `(n, k)`.
+    OutIn(&'a [f32]),
+    /// `(panels, k, `[`PANEL`]`)`: see [`panels`].
+    Panels(&'a [f32]),
+}
+
+impl<'a> Operand<'a> {
+    fn new(weight: &'a [f32], layout: WeightLayout) -> Self {
+        match layout {
+            WeightLayout::InOut => Self::InOut(weight),
+            WeightLayout::OutIn => Self::OutIn(weight),
+        }
+    }
+
+    /// How many numbers it has.
+    fn len(self, k: usize, n: usize) -> usize {
+        match self {
+            Self::InOut(_) | Self::OutIn(_) => k * n,
+            Self::Panels(_) => n.div_ceil(PANEL) * k * PANEL,
+        }
+    }
+
+    fn numbers(self) -> &'a [f32] {
+        let (Self::InOut(numbers) | Self::OutIn(numbers) | Self::Panels(numbers)) = self;
+        numbers
+    }
+}
+
+/// A weight, laid out so that a product reads it from beginning to end: [`PANEL`] columns after the other, each such
+/// panel `(k, `[`PANEL`]`)`, zeros after the last column. For weights that serve many products.
+pub fn panels(weight: &[f32], k: usize, n: usize, layout: WeightLayout) -> Vec<f32> {
+    let weight = Operand::new(weight, layout);
+    assert!(k > 0 && weight.numbers().len() == k * n);
+    let n_panels = n.div_ceil(PANEL);
+    let fill = |y: &Disjoint<'_>| {
+        for_each_block(n_panels, 1, k * n, |block| {
+            let columns = block.start * PANEL..n.min(block.end * PANEL);
+            // SAFETY: each panel is one task's, and all of it is written.
+            let panel = unsafe { y.places(block.start * k * PANEL, k * PANEL) };
+            panel.fill(MaybeUninit::new(0.0));
+            // SAFETY: written just now.
+            pack(weight, 0, k, n, columns, unsafe { panel.assume_init_mut() });
+        });
+    };
+    // SAFETY: the panels cover all of it.
+    unsafe { filled_by(n_panels * k * PANEL, fill) }
+}
 
 /// Fewer multiply-adds than this, some 10 µs, are not worth a second thread.
 pub const PARALLEL_WORK: usize = 1 << 20;
 
 /// `start + x (m, k) · weight`, `(m, n)`, all contiguous; the weight is `(k, n)` or, as `OutIn`, `(n, k)`. k is not 0.
 pub fn product(x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout, start: Start<'_>) -> Vec<f32> {
+    product_with(x, k, Operand::new(weight, layout), n, start)
+}
+
+/// [`product`] with a weight in any form.
+pub fn product_with(x: &[f32], k: usize, weight: Operand<'_>, n: usize, start: Start<'_>) -> Vec<f32> {
     // SAFETY: all is written.
-    unsafe { filled_by(x.len() / k * n, |y| write_product(y, x, k, weight, n, layout, Some(start))) }
+    unsafe { filled_by(x.len() / k * n, |y| write_product(y, x, k, weight, n, Some(start))) }
 }
 
 /// [`product`], from zero, in place of what stands in `y`.
 pub fn product_over(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout) {
     assert_eq!(y.len(), x.len() / k * n);
-    write_product(&Disjoint::over(y), x, k, weight, n, layout, Some(Start::Zero));
+    write_product(&Disjoint::over(y), x, k, Operand::new(weight, layout), n, Some(Start::Zero));
 }
 
 /// `y (m, n) += x (m, k) · weight`.
 pub fn add_product(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize, layout: WeightLayout) {
     assert_eq!(y.len(), x.len() / k * n);
-    write_product(&Disjoint::over(y), x, k, weight, n, layout, None);
+    write_product(&Disjoint::over(y), x, k, Operand::new(weight, layout), n, None);
 }
 
 /// `y (p, n) += xᵀ · z` for `x (k, p)` and `z (k, n)`: what rows in common add to the gradient of a weight.
@@ -40,7 +100,7 @@ pub fn add_transposed_product(y: &mut [f32], x: &[f32], p: usize, z: &[f32], n: 
     if p > 0 && !x.is_empty() {
         let k = x.len() / p;
         let x = transpose::transposed(x, k, p);
-        write_product(&Disjoint::over(y), &x, k, z, n, WeightLayout::InOut, None);
+        write_product(&Disjoint::over(y), &x, k, Operand::InOut(z), n, None);
     }
 }
 
@@ -49,13 +109,12 @@ fn write_product(
     y: &Disjoint<'_>,
     x: &[f32],
     k: usize,
-    weight: &[f32],
+    weight: Operand<'_>,
     n: usize,
-    layout: WeightLayout,
     start: Option<Start<'_>>,
 ) {
     let m = x.len() / k;
-    assert!(x.len() == m * k && weight.len() == k * n, "({m}, {k}) by ({k}, {n})");
+    assert!(x.len() == m * k && weight.numbers().len() == weight.len(k, n), "({m}, {k}) by ({k}, {n})");
     if n == 0 {
         return;
     }
@@ -71,12 +130,14 @@ fn write_product(
         let rows = (group_idx * group).min(m)..((group_idx + 1) * group).min(m);
         let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
         // Few rows read a (k, n) weight where it lies, unless its rows are so far apart that they collide in the cache.
-        let direct = layout == WeightLayout::InOut
-            && columns.len() == PANEL
-            && rows.len() <= if n <= 1024 { 8 * TILE } else { TILE };
+        let direct = match weight {
+            Operand::InOut(_) => columns.len() == PANEL && rows.len() <= if n <= 1024 { 8 * TILE } else { TILE },
+            Operand::OutIn(_) => false,
+            Operand::Panels(_) => true,
+        };
         with_scratch(if direct { 0 } else { K_BLOCK * PANEL }, |panel| {
             let panel = (!direct).then_some(panel);
-            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, layout, start, rows, columns, panel, y });
+            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, y });
         });
     };
     let n_tasks = n_panels * n_groups;
@@ -92,13 +153,12 @@ fn write_product(
 struct OnePanel<'a, 'y> {
     x: &'a [f32],
     k: usize,
-    weight: &'a [f32],
+    weight: Operand<'a>,
     n: usize,
-    layout: WeightLayout,
     start: Option<Start<'a>>,
     rows: Range<usize>,
     columns: Range<usize>,
-    /// Room for [`K_BLOCK`] terms of the panel; without it a `(k, n)` weight is read where it lies.
+    /// Room for [`K_BLOCK`] terms of the panel; without it the weight, which is not `OutIn`, is read where it lies.
     panel: Option<&'a mut [f32]>,
     y: &'a Disjoint<'y>,
 }
@@ -108,30 +168,36 @@ impl WithSimd for OnePanel<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, k, weight, n, layout, start, rows, columns, mut panel, y } = self;
+        let Self { x, k, weight, n, start, rows, columns, mut panel, y } = self;
         for t0 in (0..k).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - t0);
             if let Some(panel) = panel.as_deref_mut() {
-                let panel = &mut panel[..len * PANEL];
-                match layout {
-                    WeightLayout::InOut => pack_in_out(&weight[t0 * n..], n, columns.clone(), panel),
-                    WeightLayout::OutIn => pack_out_in(&weight[t0..], k, columns.clone(), panel),
-                }
+                pack(weight, t0, k, n, columns.clone(), &mut panel[..len * PANEL]);
             }
+            let (panel, stride): (&[f32], usize) = match (panel.as_deref(), weight) {
+                (Some(panel), _) => (panel, PANEL),
+                (None, Operand::Panels(weight)) => (&weight[columns.start * k + t0 * PANEL..], PANEL),
+                (None, Operand::InOut(weight) | Operand::OutIn(weight)) => (&weight[t0 * n + columns.start..], n),
+            };
             for row in rows.clone().step_by(TILE) {
                 let n_rows = TILE.min(rows.end - row);
                 let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
                 let first = if t0 == 0 { start } else { None };
                 let out = Out { y, stride: n, row, column: columns.start, width: columns.len(), first };
                 // SAFETY: the rows and columns of this task are its own, and are written from the first block on.
-                unsafe {
-                    match panel.as_deref() {
-                        Some(panel) => tiles(simd, x, panel, PANEL, out),
-                        None => tiles(simd, x, &weight[t0 * n + columns.start..], n, out),
-                    }
-                }
+                unsafe { tiles(simd, x, panel, stride, out) };
             }
         }
+    }
+}
+
+/// Terms from `t0` on of these columns, which are one panel's, into it: `(terms, PANEL)`, zeros beyond.
+#[inline(always)]
+fn pack(weight: Operand<'_>, t0: usize, k: usize, n: usize, columns: Range<usize>, panel: &mut [f32]) {
+    match weight {
+        Operand::InOut(weight) => pack_in_out(&weight[t0 * n..], n, columns, panel),
+        Operand::OutIn(weight) => pack_out_in(&weight[t0..], k, columns, panel),
+        Operand::Panels(weight) => panel.copy_from_slice(&weight[columns.start * k + t0 * PANEL..][..panel.len()]),
     }
 }
 
@@ -213,6 +279,9 @@ mod tests {
                     );
                     let plain = product(&x, k, &weight, n, layout, Start::Zero);
                     assert_eq!(plain, by_contract(&x, k, &weight, n, layout, None), "{m} {k} {n} {layout:?}");
+                    let panels = panels(&weight, k, n, layout);
+                    assert_eq!(product_with(&x, k, Operand::Panels(&panels), n, Start::Zero), plain);
+                    assert_eq!(product_with(&x, k, Operand::Panels(&panels), n, Start::Row(&bias)), with_bias);
                 }
             }
         }

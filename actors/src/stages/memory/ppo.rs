@@ -146,6 +146,14 @@ impl<'a> Ppo<'a> {
         items
     }
 
+    /// Besides the weights: caches, a pass, its logits.
+    fn sampling(&self) -> u64 {
+        let n_slots = self.config.stage.n_slots;
+        memory::generation_cache(self.sft, n_slots, self.longest())
+            + memory::inference_pass(self.sft, self.prompts.longest.max(memory::TOKENS_PER_STEP_PASS))
+            + 4 * (n_slots * self.sft.vocab_size) as u64
+    }
+
     fn roles(&self) -> Vec<MemoryItem> {
         let PpoStageConfig { stage, flow, objective } = self.config;
         let (policy, value) = (self.policy_bytes, self.value_bytes);
@@ -154,11 +162,8 @@ impl<'a> Ppo<'a> {
         let pass_tokens = |budget: usize| self.tokens_of(flow.batch_size, budget);
         let mut items = Vec::new();
         for (idx, device) in devices.generators.iter().cycle().take(stage.n_generators).enumerate() {
-            let packed = if self.lora() { 0 } else { memory::linear_weights(self.sft) };
-            let bytes = packed
-                + memory::generation_cache(self.sft, stage.n_slots, longest)
-                + memory::inference_pass(self.sft, self.prompts.longest)
-                + 4 * (stage.n_slots * self.sft.vocab_size) as u64;
+            let packed = if self.lora() { 0 } else { memory::generation_weights(self.sft) };
+            let bytes = packed + self.sampling();
             items.push(item(&device.0, format!("generator {idx}: cache of {} slots, a pass", stage.n_slots), bytes));
         }
         let scored = self.tokens_of(flow.scorer_batch.max(1), memory::TOKENS_PER_PASS);
@@ -207,16 +212,14 @@ impl<'a> Ppo<'a> {
     fn judge(&self) -> Vec<MemoryItem> {
         let PpoStageConfig { stage, objective, .. } = self.config;
         let n_slots = stage.n_slots;
-        let packed = if self.lora() { 0 } else { 2 * memory::linear_weights(self.sft) };
-        let sampling = memory::generation_cache(self.sft, n_slots, self.longest())
-            + memory::inference_pass(self.sft, self.prompts.longest)
-            + 4 * (n_slots * self.sft.vocab_size) as u64;
+        let packed =
+            if self.lora() { 0 } else { memory::generation_weights(self.sft) + memory::linear_weights(self.sft) };
         let n_tokens = self.tokens_of(REFERENCE_BATCH, memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
         let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
         vec![item(
             self.device,
             format!("judge: cache of {n_slots} slots, a pass of {n_tokens} tokens"),
-            packed + sampling + scoring,
+            packed + self.sampling() + scoring,
         )]
     }
 }

@@ -58,9 +58,10 @@ fn long_sequences_and_wide_heads_agree_with_the_composition() {
 fn agrees_with_attention_over_a_cache() {
     let n = 30;
     let qkv = (random((n, HEADS.qkv_dim()), 2) * 2.0).unwrap();
-    let rows: Vec<CacheRow> = (0..n).map(|position| CacheRow { slot: 0, position }).collect();
-    let cached =
-        cached_attention(&qkv, AttentionRule::causal(HEADS), &mut LayerCache::new(1, n, HEADS), &rows).unwrap();
+    let rows: Vec<CacheRow> = (0..n).map(|position| CacheRow { sequence: 0, position }).collect();
+    let mut cache = LayerCache::new(HEADS);
+    cache.reserve(n);
+    let cached = cached_attention(&qkv, AttentionRule::causal(HEADS), &mut [&mut cache], &rows).unwrap();
     assert_close(&attention(&flat(&qkv), &[0, n], HEADS), &flat(&cached), 1e-6, "value");
 }
 
