@@ -1,5 +1,6 @@
 //! What stands on the decoder: a language model's unembedding, or one scalar a position.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -69,10 +70,30 @@ impl LanguageModel {
         targets: &[u32],
         temperature: f32,
     ) -> Result<TokenLogprobs> {
+        let hidden = self.hidden_at(packed, rows)?;
+        Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
+    }
+
+    /// A loss that is a sum over the targets, each one's share a function of its log-probability as
+    /// [`logprobs_at`](Self::logprobs_at) has it: `loss(i, logprobs)` gives the share of `targets[i]`. In training it costs
+    /// less than a loss of `logprobs_at`: see [`kernels::token_loss`].
+    pub fn loss_at(
+        &self,
+        packed: &PackedSequences,
+        rows: &[u32],
+        targets: &[u32],
+        temperature: f32,
+        loss: impl FnMut(Range<usize>, &Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
+        let hidden = self.hidden_at(packed, rows)?;
+        Ok(kernels::token_loss(&hidden, &self.unembedding, targets, 1.0 / temperature, loss)?)
+    }
+
+    /// Hidden states `(R, C)` of these packed rows.
+    fn hidden_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
         let hidden = self.decoder.forward_packed(packed)?; // (N, C)
         let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
-        let hidden = hidden.index_select(&rows, 0)?; // (R, C)
-        Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
+        Ok(hidden.index_select(&rows, 0)?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Cutting work into tasks.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -8,10 +9,14 @@ use super::buffer::{Disjoint, all_filled_by};
 use super::simd;
 
 /// Work on fewer numbers than this, some 10 µs of elementwise arithmetic, is not worth a second thread.
-const PARALLEL_NUMBERS: usize = 1 << 15;
+pub const PARALLEL_NUMBERS: usize = 1 << 15;
 
 /// Numbers of one task of [`map`].
 const MAP_BLOCK: usize = 1 << 13;
+
+/// Elements that [`map`] takes side by side, in arrays: slices would be checked at each element, which keeps the compiler
+/// from making vectors of them.
+const LANES: usize = 16;
 
 /// Runs `task` on each block of `block_len` of `n` things, which are `n_numbers` numbers in all; on several threads
 /// where that is worth it.
@@ -40,14 +45,27 @@ pub fn map<const N: usize, const M: usize>(
             simd::dispatch(
                 #[inline(always)]
                 || {
-                    for i in 0..block.len() {
-                        let values = f(inputs.map(
+                    let n_whole = block.len() / LANES * LANES;
+                    for start in (0..n_whole).step_by(LANES) {
+                        let inputs = inputs.map(
                             #[inline(always)]
-                            |input| input[i],
-                        ));
-                        for m in 0..M {
-                            outputs[m][i].write(values[m]);
-                        }
+                            |input| lanes(&input[start..]),
+                        );
+                        let outputs = outputs.each_mut().map(
+                            #[inline(always)]
+                            |output| lanes_mut(&mut output[start..]),
+                        );
+                        map_lanes(inputs, outputs, &f);
+                    }
+                    // The tail goes through lanes too, so that an element's bits depend on no place.
+                    let n_tail = block.len() - n_whole;
+                    let (mut tail, mut results) = ([[0.0; LANES]; N], [[MaybeUninit::new(0.0); LANES]; M]);
+                    for (tail, input) in tail.iter_mut().zip(inputs) {
+                        tail[..n_tail].copy_from_slice(&input[n_whole..]);
+                    }
+                    map_lanes(tail.each_ref(), results.each_mut(), &f);
+                    for (output, results) in outputs.iter_mut().zip(&results) {
+                        output[n_whole..].copy_from_slice(&results[..n_tail]);
                     }
                 },
             );
@@ -55,6 +73,34 @@ pub fn map<const N: usize, const M: usize>(
     };
     // SAFETY: the blocks cover all elements, and each is written.
     unsafe { all_filled_by(n, fill) }
+}
+
+#[inline(always)]
+fn lanes(numbers: &[f32]) -> &[f32; LANES] {
+    numbers.first_chunk().expect("a whole chunk")
+}
+
+#[inline(always)]
+fn lanes_mut(places: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<f32>; LANES] {
+    places.first_chunk_mut().expect("a whole chunk")
+}
+
+#[inline(always)]
+fn map_lanes<const N: usize, const M: usize>(
+    inputs: [&[f32; LANES]; N],
+    outputs: [&mut [MaybeUninit<f32>; LANES]; M],
+    f: &impl Fn([f32; N]) -> [f32; M],
+) {
+    for lane in 0..LANES {
+        let mut values = [0.0; N];
+        for n in 0..N {
+            values[n] = inputs[n][lane];
+        }
+        let values = f(values);
+        for m in 0..M {
+            outputs[m][lane].write(values[m]);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Log-probabilities straight from hidden states. Logits exist for a chunk of rows at a time, in the backward pass
-//! once more.
+//! Log-probabilities straight from hidden states, and losses of them. Logits exist for a chunk of rows at a time; those of
+//! log-probabilities once more in the backward pass, those of a loss once and for all.
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, Var, bail};
+use rayon::prelude::*;
 
-use super::blocks::for_each_block;
-use super::buffer::{Disjoint, filled_by};
+use super::blocks::{PARALLEL_NUMBERS, for_each_block};
+use super::buffer::Disjoint;
 use super::product::{add_transposed_product, product_over};
 use super::storage::{fusable, numbers, output, slice, tensor};
 use super::transpose::transposed;
@@ -22,18 +23,141 @@ pub fn token_logprobs(hidden: &Tensor, unembedding: &Tensor, targets: &[u32], sc
     token_logprobs_by(logits_chunk_len(vocab_size), hidden, unembedding, targets, scale)
 }
 
-/// Rows of a chunk: about 8 MiB of logits, but no fewer than make it worth packing the unembedding for them.
+/// Rows of a chunk: up to 64 MiB of logits, since each chunk packs and reads the whole unembedding, and its gradient too.
 pub fn logits_chunk_len(vocab_size: usize) -> usize {
-    ((1 << 21) / vocab_size.max(1)).clamp(96, 1 << 14)
+    ((1 << 24) / vocab_size.max(1)).clamp(96, 1 << 14)
 }
 
-fn token_logprobs_by(
+/// `n` rows in chunks of equal size, none longer than `chunk_len`.
+fn chunks(n: usize, chunk_len: usize) -> impl Iterator<Item = Range<usize>> {
+    let len = n.div_ceil(n.div_ceil(chunk_len).max(1)).max(1);
+    (0..n).step_by(len).map(move |start| start..n.min(start + len))
+}
+
+/// A loss that is a sum over tokens, each token's share a function of its log-probability: `loss(rows, logprobs)` gives that
+/// of some of the targets, from their log-probabilities `(rows,)` under `softmax(scale · hidden · unembeddingᵀ)`.
+///
+/// Arguments as of [`token_logprobs`]. `hidden` and `unembedding` can be differentiated: their gradients are computed along
+/// with the loss, while its logits are there, so that nothing is computed twice. The loss' own gradient by the
+/// log-probabilities is candle's.
+pub fn token_loss(
+    hidden: &Tensor,
+    unembedding: &Tensor,
+    targets: &[u32],
+    scale: f32,
+    loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let (vocab_size, _) = unembedding.dims2()?;
+    token_loss_by(logits_chunk_len(vocab_size), hidden, unembedding, targets, scale, loss)
+}
+
+fn token_loss_by(
     chunk_len: usize,
     hidden: &Tensor,
     unembedding: &Tensor,
     targets: &[u32],
     scale: f32,
-) -> Result<TokenLogprobs> {
+    mut loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    check(hidden, unembedding, targets, scale)?;
+    let (n, c) = hidden.dims2()?;
+    if c == 0 || !fusable(&[hidden, unembedding]) {
+        return loss(0..n, &composed::token_logprobs(hidden, unembedding, targets, scale)?.logprobs);
+    }
+    let (hidden, unembedding) = (hidden.contiguous()?, unembedding.contiguous()?);
+    let (vocab_size, _) = unembedding.dims2()?;
+    let op = Logprobs { targets: targets.to_vec(), scale, chunk_len };
+    let (hidden_numbers, u_numbers) = (numbers(&hidden)?, numbers(&unembedding)?);
+    let mut sums = Gradients::new(&hidden, &unembedding);
+    let mut total = 0.0;
+    op.for_each_chunk(&hidden_numbers, c, &u_numbers, |chunk, logits| {
+        let softmaxes = op.softmaxes(&chunk, logits, vocab_size);
+        let logprobs = Var::from_vec(op.logprobs(&chunk, logits, &softmaxes), chunk.len(), &Device::Cpu)?;
+        let share = loss(chunk.clone(), logprobs.as_tensor())?;
+        total += share.to_scalar::<f32>()?;
+        if sums.are_asked_for() {
+            let gradients = share.backward()?;
+            let Some(by_logprob) = gradients.get(&logprobs) else {
+                bail!("a loss of tokens does not depend on their log-probabilities");
+            };
+            let by_logprob = by_logprob.contiguous()?;
+            let by_entropy = vec![0.0; chunk.len()];
+            op.to_gradients(&chunk, logits, &softmaxes, &numbers(&by_logprob)?, &by_entropy);
+            sums.add(&chunk, logits, &hidden_numbers, &u_numbers);
+        }
+        Ok(())
+    })?;
+    drop((hidden_numbers, u_numbers));
+    let (grad_hidden, grad_u) = sums.tensors(&hidden, &unembedding)?;
+    hidden.apply_op2(&unembedding, KnownGradients { value: total, grad_hidden, grad_u })
+}
+
+/// A number whose gradients are known already.
+struct KnownGradients {
+    value: f32,
+    grad_hidden: Option<Tensor>,
+    grad_u: Option<Tensor>,
+}
+
+impl CustomOp2 for KnownGradients {
+    fn name(&self) -> &'static str {
+        "token loss"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        output(vec![self.value], ())
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let factor = grad.to_scalar::<f32>()?;
+        let times = |known: &Option<Tensor>| match known {
+            Some(known) if factor != 1.0 => Ok(Some((known * f64::from(factor))?)),
+            known => Ok::<_, candle_core::Error>(known.clone()),
+        };
+        Ok((times(&self.grad_hidden)?, times(&self.grad_u)?))
+    }
+}
+
+/// Sums of the gradients of hidden states and unembedding, where they are asked for.
+struct Gradients {
+    c: usize,
+    hidden: Option<Vec<f32>>,
+    /// Transposed, `(C, V)`, which leaves only the hidden states to be transposed in each chunk.
+    u: Option<Vec<f32>>,
+}
+
+impl Gradients {
+    fn new(hidden: &Tensor, unembedding: &Tensor) -> Self {
+        let zeros = |tensor: &Tensor| tensor.track_op().then(|| vec![0.0; tensor.elem_count()]);
+        Self { c: hidden.dims()[1], hidden: zeros(hidden), u: zeros(unembedding) }
+    }
+
+    fn are_asked_for(&self) -> bool {
+        self.hidden.is_some() || self.u.is_some()
+    }
+
+    /// Adds those of a chunk from the loss' gradient by its logits.
+    fn add(&mut self, chunk: &Range<usize>, by_logits: &[f32], hidden: &[f32], unembedding: &[f32]) {
+        let (c, vocab_size) = (self.c, unembedding.len() / self.c);
+        let rows = chunk.start * c..chunk.end * c;
+        if let Some(grad_hidden) = &mut self.hidden {
+            let grad_hidden = &mut grad_hidden[rows.clone()];
+            product_over(grad_hidden, by_logits, vocab_size, unembedding, c, WeightLayout::InOut);
+        }
+        if let Some(grad_u) = &mut self.u {
+            add_transposed_product(grad_u, &hidden[rows], c, by_logits, vocab_size);
+        }
+    }
+
+    fn tensors(self, hidden: &Tensor, unembedding: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (vocab_size, c) = unembedding.dims2()?;
+        let u = self.u.map(|u| tensor(transposed(&u, c, vocab_size), unembedding.shape()));
+        Ok((self.hidden.map(|grad| tensor(grad, hidden.shape())).transpose()?, u.transpose()?))
+    }
+}
+
+/// Refuses arguments that don't fit together.
+fn check(hidden: &Tensor, unembedding: &Tensor, targets: &[u32], scale: f32) -> Result<()> {
     let ((n, c), (vocab_size, unembedding_c)) = (hidden.dims2()?, unembedding.dims2()?);
     if n != targets.len() || c != unembedding_c {
         bail!(
@@ -47,7 +171,18 @@ fn token_logprobs_by(
     if !(scale > 0.0 && scale.is_finite()) {
         bail!("logprobs: logits can't be scaled by {scale}");
     }
-    if c == 0 || !fusable(&[hidden, unembedding]) {
+    Ok(())
+}
+
+fn token_logprobs_by(
+    chunk_len: usize,
+    hidden: &Tensor,
+    unembedding: &Tensor,
+    targets: &[u32],
+    scale: f32,
+) -> Result<TokenLogprobs> {
+    check(hidden, unembedding, targets, scale)?;
+    if hidden.dims()[1] == 0 || !fusable(&[hidden, unembedding]) {
         return composed::token_logprobs(hidden, unembedding, targets, scale);
     }
     let op = Logprobs { targets: targets.to_vec(), scale, chunk_len };
@@ -87,53 +222,70 @@ impl Logprobs {
         hidden: &[f32],
         c: usize,
         unembedding: &[f32],
-        mut f: impl FnMut(Range<usize>, &mut [f32]),
-    ) {
+        mut f: impl FnMut(Range<usize>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
         let (n, vocab_size) = (self.targets.len(), unembedding.len() / c);
-        let mut logits = vec![0.0; self.chunk_len.min(n) * vocab_size];
-        for start in (0..n).step_by(self.chunk_len) {
-            let rows = start..n.min(start + self.chunk_len);
-            let logits = &mut logits[..rows.len() * vocab_size];
-            product_over(logits, &hidden[start * c..rows.end * c], c, unembedding, vocab_size, WeightLayout::OutIn);
-            f(rows, logits);
+        let mut logits = Vec::new();
+        for rows in chunks(n, self.chunk_len) {
+            logits.resize(rows.len() * vocab_size, 0.0);
+            let hidden = &hidden[rows.start * c..rows.end * c];
+            product_over(&mut logits, hidden, c, unembedding, vocab_size, WeightLayout::OutIn);
+            f(rows, &mut logits)?;
+        }
+        Ok(())
+    }
+
+    /// Of each row of a chunk.
+    fn softmaxes(&self, chunk: &Range<usize>, logits: &[f32], vocab_size: usize) -> Vec<Softmax> {
+        let of_block = |block_idx: usize| -> Vec<Softmax> {
+            let rows = block_idx * ROWS..chunk.len().min((block_idx + 1) * ROWS);
+            simd::dispatch(
+                #[inline(always)]
+                || rows.map(|row| Softmax::of(&logits[row * vocab_size..(row + 1) * vocab_size], self.scale)).collect(),
+            )
+        };
+        let n_blocks = chunk.len().div_ceil(ROWS);
+        match logits.len() < PARALLEL_NUMBERS {
+            true => (0..n_blocks).flat_map(of_block).collect(),
+            false => (0..n_blocks).into_par_iter().flat_map_iter(of_block).collect(),
         }
     }
 
+    /// Of each row's target.
+    fn logprobs(&self, chunk: &Range<usize>, logits: &[f32], softmaxes: &[Softmax]) -> Vec<f32> {
+        let rows = logits.chunks_exact(logits.len() / chunk.len().max(1)).zip(softmaxes).zip(&self.targets[chunk.clone()]);
+        rows.map(|((logits, softmax), target)| {
+            self.scale * (logits[*target as usize] - softmax.largest) - softmax.log_sum
+        })
+        .collect()
+    }
+
     /// Logprobs, then entropies: `(2, N)`.
-    fn forward(&self, hidden: &[f32], c: usize, unembedding: &[f32]) -> Vec<f32> {
-        let (n, vocab_size) = (self.targets.len(), unembedding.len() / c);
-        let fill = |y: &Disjoint<'_>| {
-            self.for_each_chunk(hidden, c, unembedding, |chunk, logits| {
-                let logits = &*logits;
-                for_each_block(chunk.len(), ROWS, logits.len(), |rows| {
-                    simd::dispatch(
-                        #[inline(always)]
-                        || {
-                            for row in rows {
-                                let logits = &logits[row * vocab_size..(row + 1) * vocab_size];
-                                let softmax = Softmax::of(logits, self.scale);
-                                let row = chunk.start + row;
-                                let target = logits[self.targets[row] as usize];
-                                let logprob = self.scale * (target - softmax.largest) - softmax.log_sum;
-                                // SAFETY: each row is one task's.
-                                unsafe {
-                                    y.places(row, 1)[0].write(logprob);
-                                    y.places(n + row, 1)[0].write(softmax.entropy);
-                                }
-                            }
-                        },
-                    );
-                });
-            });
-        };
-        // SAFETY: the chunks' blocks cover all rows, and both numbers of each are written.
-        unsafe { filled_by(2 * n, fill) }
+    fn forward(&self, hidden: &[f32], c: usize, unembedding: &[f32]) -> Result<Vec<f32>> {
+        let vocab_size = unembedding.len() / c;
+        let (mut both, mut entropies) = (Vec::with_capacity(2 * self.targets.len()), Vec::new());
+        self.for_each_chunk(hidden, c, unembedding, |chunk, logits| {
+            let softmaxes = self.softmaxes(&chunk, logits, vocab_size);
+            both.extend(self.logprobs(&chunk, logits, &softmaxes));
+            entropies.extend(softmaxes.iter().map(|softmax| softmax.entropy));
+            Ok(())
+        })?;
+        both.extend(entropies);
+        Ok(both)
     }
 
     /// Turns logits into the loss' gradient by them. With z the scaled logits and p = softmax(z):
     /// ∂ logprob / ∂z = onehot − p, and ∂ entropy / ∂z = −p (ln p + entropy).
-    fn to_gradients(&self, chunk: &Range<usize>, logits: &mut [f32], vocab_size: usize, g: &[f32]) {
-        let (n, n_numbers) = (self.targets.len(), logits.len());
+    fn to_gradients(
+        &self,
+        chunk: &Range<usize>,
+        logits: &mut [f32],
+        softmaxes: &[Softmax],
+        by_logprob: &[f32],
+        by_entropy: &[f32],
+    ) {
+        let n_numbers = logits.len();
+        let vocab_size = n_numbers / chunk.len().max(1);
         let all_logits = Disjoint::over(logits);
         for_each_block(chunk.len(), ROWS, n_numbers, |rows| {
             simd::dispatch(
@@ -142,9 +294,7 @@ impl Logprobs {
                     for row in rows {
                         // SAFETY: each row is one task's.
                         let logits = unsafe { all_logits.numbers(row * vocab_size, vocab_size) };
-                        let row = chunk.start + row;
-                        let (g_logprob, g_entropy) = (g[row], g[n + row]);
-                        let softmax = Softmax::of(logits, self.scale);
+                        let (softmax, g_logprob, g_entropy) = (softmaxes[row], by_logprob[row], by_entropy[row]);
                         // From d = ln p + log_sum: what p is multiplied by is slope · d + level.
                         let inverse = self.scale / softmax.sum;
                         let slope = -g_entropy * inverse;
@@ -153,7 +303,7 @@ impl Logprobs {
                             let d = self.scale * (*logit - softmax.largest);
                             *logit = simd::exp(d) * slope.mul_add(d, level);
                         }
-                        logits[self.targets[row] as usize] += self.scale * g_logprob;
+                        logits[self.targets[chunk.start + row] as usize] += self.scale * g_logprob;
                     }
                 },
             );
@@ -168,101 +318,24 @@ impl CustomOp2 for Logprobs {
 
     fn cpu_fwd(&self, hidden: &CpuStorage, lh: &Layout, u: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, c) = lh.shape().dims2()?;
-        output(self.forward(slice(hidden, lh)?, c, slice(u, lu)?), (2, n))
+        output(self.forward(slice(hidden, lh)?, c, slice(u, lu)?)?, (2, n))
     }
 
     fn bwd(&self, hidden: &Tensor, u: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (vocab_size, c) = u.dims2()?;
         let grad = grad.contiguous()?;
         let (hidden_numbers, u_numbers, g) = (numbers(hidden)?, numbers(u)?, numbers(&grad)?);
-        let mut grad_hidden = hidden.track_op().then(|| vec![0.0; hidden_numbers.len()]);
-        // Transposed, (C, V), which leaves only the hidden states to be transposed in each chunk.
-        let mut grad_u = u.track_op().then(|| vec![0.0; u_numbers.len()]);
+        let (by_logprob, by_entropy) = g.split_at(self.targets.len());
+        let mut sums = Gradients::new(hidden, u);
         self.for_each_chunk(&hidden_numbers, c, &u_numbers, |chunk, logits| {
-            self.to_gradients(&chunk, logits, vocab_size, &g);
-            let rows = chunk.start * c..chunk.end * c;
-            if let Some(grad_hidden) = &mut grad_hidden {
-                let grad_hidden = &mut grad_hidden[rows.clone()];
-                product_over(grad_hidden, logits, vocab_size, &u_numbers, c, WeightLayout::InOut);
-            }
-            if let Some(grad_u) = &mut grad_u {
-                add_transposed_product(grad_u, &hidden_numbers[rows], c, logits, vocab_size);
-            }
-        });
-        let grad_hidden = grad_hidden.map(|grad| tensor(grad, hidden.shape())).transpose()?;
-        let grad_u = grad_u.map(|grad| tensor(transposed(&grad, c, vocab_size), u.shape())).transpose()?;
-        Ok((grad_hidden, grad_u))
+            let softmaxes = self.softmaxes(&chunk, logits, vocab_size);
+            self.to_gradients(&chunk, logits, &softmaxes, &by_logprob[chunk.clone()], &by_entropy[chunk.clone()]);
+            sums.add(&chunk, logits, &hidden_numbers, &u_numbers);
+            Ok(())
+        })?;
+        sums.tensors(hidden, u)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::testing::{assert_same_function, flat, random};
-
-    fn both(found: Result<TokenLogprobs>) -> Result<Tensor> {
-        let found = found?;
-        Tensor::stack(&[found.logprobs, found.entropies], 0)
-    }
-
-    #[test]
-    fn both_outputs_agree_with_the_composition_in_value_and_gradient() {
-        for (n, c, vocab_size, scale) in [(5, 3, 7, 1.0), (1, 4, 1, 0.5), (9, 2, 40, 2.0)] {
-            let targets: Vec<u32> = (0..n).map(|i| (3 * i % vocab_size) as u32).collect();
-            let inputs = [(random((n, c), 1) * 3.0).unwrap(), random((vocab_size, c), 2)];
-            // In chunks of 2 rows, and in one.
-            for chunk_len in [2, 100] {
-                assert_same_function(
-                    &inputs,
-                    |t| both(token_logprobs_by(chunk_len, &t[0], &t[1], &targets, scale)),
-                    |t| both(composed::token_logprobs(&t[0], &t[1], &targets, scale)),
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn no_rows_have_no_logprobs() {
-        let found = token_logprobs(&random((0, 3), 1), &random((4, 3), 2), &[], 1.0).unwrap();
-        assert_eq!((found.logprobs.dims(), found.entropies.dims()), (&[0][..], &[0][..]));
-    }
-
-    #[test]
-    fn a_row_depends_on_no_other_and_on_no_chunk_and_nans_stay_alone() {
-        let (n, c, vocab_size) = (150, 8, 300);
-        let (hidden, unembedding) = (random((n, c), 1), random((vocab_size, c), 2));
-        let targets: Vec<u32> = (0..n as u32).collect();
-        let whole = flat(&both(token_logprobs(&hidden, &unembedding, &targets, 0.7)).unwrap());
-        for chunk_len in [1, 7, 100] {
-            let cut = both(token_logprobs_by(chunk_len, &hidden, &unembedding, &targets, 0.7)).unwrap();
-            assert_eq!(flat(&cut), whole);
-        }
-        let alone = token_logprobs(&hidden.narrow(0, 40, 1).unwrap(), &unembedding, &targets[40..41], 0.7);
-        assert_eq!(flat(&both(alone).unwrap()), [whole[40], whole[n + 40]]);
-        let mut with_nan = flat(&hidden);
-        with_nan[3 * c] = f32::NAN;
-        let with_nan = tensor(with_nan, (n, c)).unwrap();
-        let with_nan = flat(&both(token_logprobs(&with_nan, &unembedding, &targets, 0.7)).unwrap());
-        for (i, (a, b)) in with_nan.iter().zip(&whole).enumerate() {
-            assert!(if i % n == 3 { a.is_nan() } else { a == b }, "{i}");
-        }
-    }
-
-    #[test]
-    fn likely_and_hopeless_tokens_stay_finite() {
-        let (hidden, unembedding) = (tensor(vec![1.0], (1, 1)).unwrap(), tensor(vec![500.0, 0.0], (2, 1)).unwrap());
-        let logprob = |target: u32| flat(&both(token_logprobs(&hidden, &unembedding, &[target], 1.0)).unwrap());
-        assert_eq!(logprob(0), [0.0, 0.0]);
-        assert_eq!(logprob(1), [-500.0, 0.0]);
-    }
-
-    #[test]
-    fn targets_and_scales_that_mean_nothing_are_refused() {
-        let (hidden, unembedding) = (random((1, 3), 1), random((4, 3), 2));
-        let error = token_logprobs(&hidden, &unembedding, &[4], 1.0).unwrap_err().to_string();
-        assert!(error.contains("target 4 is outside a vocabulary of 4"), "{error}");
-        assert!(token_logprobs(&hidden, &unembedding, &[1, 2], 1.0).is_err());
-        assert!(token_logprobs(&hidden, &unembedding, &[1], f32::INFINITY).is_err());
-        assert!(token_logprobs(&hidden, &random((4, 2), 2), &[1], 1.0).is_err());
-    }
-}
+mod tests;

@@ -122,14 +122,6 @@ pub fn exp_sums(x: &[f32], scale: f32, shift: f32) -> (f64, f64) {
     (total, weighted_total)
 }
 
-/// y += a x.
-#[inline(always)]
-pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = a.mul_add(*x, *y);
-    }
-}
-
 /// eˣ to about 1 unit in the last place (Cephes' polynomial on ±ln 2 / 2). Under −87.3 it is 0, over 88.7 it is ∞,
 /// NaN stays NaN.
 #[inline(always)]

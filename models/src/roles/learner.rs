@@ -2,8 +2,10 @@
 
 mod state;
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, Snapshot};
@@ -290,24 +292,28 @@ impl PpoLearner {
             };
             let proximal_logprobs: Vec<f32> =
                 rollouts.iter().flat_map(|rollout| rollout.proximal_logprobs.iter().copied()).collect();
+            let behaviour_logprobs = join(|experience| &experience.scored.rollout.logprobs);
+            let advantages = join(|experience| &experience.advantages);
             let temperature = config.temperature as f32;
-            let new_logprobs =
-                self.policy_model.logprobs_at(&next.packed, &next.rows, &next.targets, temperature)?.logprobs;
-            let policy = config.policy_objective().loss(&PolicyTokens {
-                new_logprobs: &new_logprobs,
-                proximal_logprobs: &proximal_logprobs,
-                behaviour_logprobs: &join(|experience| &experience.scored.rollout.logprobs),
-                advantages: &join(|experience| &experience.advantages),
-            })?;
-            let policy_loss = (&policy.loss * per_token)?;
+            let of_tokens = |tokens: Range<usize>, new_logprobs: &Tensor| {
+                let policy = config.policy_objective().loss(&PolicyTokens {
+                    new_logprobs,
+                    proximal_logprobs: &proximal_logprobs[tokens.clone()],
+                    behaviour_logprobs: &behaviour_logprobs[tokens.clone()],
+                    advantages: &advantages[tokens],
+                })?;
+                step.n_clipped += policy.n_clipped;
+                step.n_masked += policy.n_masked;
+                step.log_ratios.extend(policy.log_ratios);
+                step.off_policy_weights.extend(policy.off_policy_weights);
+                policy.loss * per_token
+            };
+            let policy_loss =
+                self.policy_model.loss_at(&next.packed, &next.rows, &next.targets, temperature, of_tokens)?;
             step.policy_loss += f64::from(policy_loss.to_scalar::<f32>()?);
-            step.n_clipped += policy.n_clipped;
-            step.n_masked += policy.n_masked;
-            step.log_ratios.extend(policy.log_ratios);
-            step.off_policy_weights.extend(policy.off_policy_weights);
             self.policy.backward(&policy_loss)?;
             // What the policy's pass has kept goes before the value model's begins.
-            drop((new_logprobs, policy.loss, policy_loss));
+            drop(policy_loss);
 
             let value_loss = ppo_value_loss(
                 &self.value_model.scalars_at(&next.packed, &next.rows)?,
@@ -331,8 +337,10 @@ impl PpoLearner {
                 continue;
             }
             // At temperature 1: this term is about the text, not about how responses are sampled.
-            let logprobs = self.policy_model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
-            let loss = ptx_loss(&logprobs, step.n_ptx_tokens, self.config.ptx_coef)?;
+            let (n_tokens, coef) = (step.n_ptx_tokens, self.config.ptx_coef);
+            let loss = self.policy_model.loss_at(&next.packed, &next.rows, &next.targets, 1.0, |_, logprobs| {
+                ptx_loss(logprobs, n_tokens, coef)
+            })?;
             step.ptx_loss += f64::from(loss.to_scalar::<f32>()?) / self.config.ptx_coef;
             self.policy.backward(&loss)?;
         }

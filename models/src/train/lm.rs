@@ -91,8 +91,9 @@ impl LmTrainer {
             if next.targets.is_empty() {
                 continue;
             }
-            let logprobs = self.model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
-            let part = (lm_loss(&logprobs)? * (1.0 / n_tokens as f64))?;
+            let part = self.model.loss_at(&next.packed, &next.rows, &next.targets, 1.0, |_, logprobs| {
+                lm_loss(logprobs)? * (1.0 / n_tokens as f64)
+            })?;
             loss += f64::from(part.to_scalar::<f32>()?);
             self.training.backward(&part)?;
         }

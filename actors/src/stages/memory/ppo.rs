@@ -158,7 +158,6 @@ impl<'a> Ppo<'a> {
         let PpoStageConfig { stage, flow, objective } = self.config;
         let (policy, value) = (self.policy_bytes, self.value_bytes);
         let devices = &stage.devices;
-        let longest = self.longest();
         let pass_tokens = |budget: usize| self.tokens_of(flow.batch_size, budget);
         let mut items = Vec::new();
         for (idx, device) in devices.generators.iter().cycle().take(stage.n_generators).enumerate() {
