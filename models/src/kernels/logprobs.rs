@@ -239,10 +239,16 @@ impl Logprobs {
     fn softmaxes(&self, chunk: &Range<usize>, logits: &[f32], vocab_size: usize) -> Vec<Softmax> {
         let of_block = |block_idx: usize| -> Vec<Softmax> {
             let rows = block_idx * ROWS..chunk.len().min((block_idx + 1) * ROWS);
+            let mut softmaxes = Vec::with_capacity(rows.len());
             simd::dispatch(
                 #[inline(always)]
-                || rows.map(|row| Softmax::of(&logits[row * vocab_size..(row + 1) * vocab_size], self.scale)).collect(),
-            )
+                || {
+                    for row in rows {
+                        softmaxes.push(Softmax::of(&logits[row * vocab_size..(row + 1) * vocab_size], self.scale));
+                    }
+                },
+            );
+            softmaxes
         };
         let n_blocks = chunk.len().div_ceil(ROWS);
         match logits.len() < PARALLEL_NUMBERS {
