@@ -315,7 +315,11 @@ impl Block {
     }
 }
 
-fn load_qkv(attention: &Attention, names: QkvNames, linear: impl Fn(&str, bool) -> Result<StoredLinear>) -> Result<Qkv> {
+fn load_qkv(
+    attention: &Attention,
+    names: QkvNames,
+    linear: impl Fn(&str, bool) -> Result<StoredLinear>,
+) -> Result<Qkv> {
     let has_bias = attention.qkv_bias;
     Ok(match names {
         QkvNames::Joined(name) => Qkv::Joined(linear(name, has_bias)?),

@@ -259,7 +259,8 @@ impl Logprobs {
 
     /// Of each row's target.
     fn logprobs(&self, chunk: &Range<usize>, logits: &[f32], softmaxes: &[Softmax]) -> Vec<f32> {
-        let rows = logits.chunks_exact(logits.len() / chunk.len().max(1)).zip(softmaxes).zip(&self.targets[chunk.clone()]);
+        let rows =
+            logits.chunks_exact(logits.len() / chunk.len().max(1)).zip(softmaxes).zip(&self.targets[chunk.clone()]);
         rows.map(|((logits, softmax), target)| {
             self.scale * (logits[*target as usize] - softmax.largest) - softmax.log_sum
         })

@@ -32,10 +32,10 @@ pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
 pub use linear::linear;
-pub use packed::{PackedWeight, packed_linear};
 pub use logprobs::{logits_chunk_len, token_logprobs, token_loss};
 pub use lora::{FrozenLinear, lora_linear};
 pub use norm::{layer_norm, rms_norm};
+pub use packed::{PackedWeight, packed_linear};
 pub use rope::rope;
 pub(crate) use storage::numbers;
 

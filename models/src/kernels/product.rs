@@ -105,14 +105,7 @@ pub fn add_transposed_product(y: &mut [f32], x: &[f32], p: usize, z: &[f32], n: 
 }
 
 /// Writes all of `y`, which no one else may use meanwhile; without `start`, adds to what stands there.
-fn write_product(
-    y: &Disjoint<'_>,
-    x: &[f32],
-    k: usize,
-    weight: Operand<'_>,
-    n: usize,
-    start: Option<Start<'_>>,
-) {
+fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: usize, start: Option<Start<'_>>) {
     let m = x.len() / k;
     assert!(x.len() == m * k && weight.numbers().len() == weight.len(k, n), "({m}, {k}) by ({k}, {n})");
     if n == 0 {

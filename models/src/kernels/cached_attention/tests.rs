@@ -120,9 +120,8 @@ fn a_cache_that_grows_and_one_that_is_copied_keep_what_they_hold() {
 fn rows_outside_the_caches_are_refused() {
     let mut cache = cache(2, HEADS);
     let rows = tensor(&random_rows(1, HEADS, 3), HEADS);
-    let mut refusal = |at: &[CacheRow]| {
-        cached_attention(&rows, causal(), &mut [&mut cache], at).unwrap_err().to_string()
-    };
+    let mut refusal =
+        |at: &[CacheRow]| cached_attention(&rows, causal(), &mut [&mut cache], at).unwrap_err().to_string();
     assert!(refusal(&[CacheRow { sequence: 1, position: 0 }]).contains("of none of 1 sequences"));
     assert!(refusal(&[CacheRow { sequence: 0, position: 64 }]).contains("outside a cache of 64 positions"));
     assert!(refusal(&[]).contains("expected (0, 48)"));

@@ -36,7 +36,9 @@ fn a_loss_of_tokens_agrees_with_the_loss_of_their_logprobs_in_value_and_gradient
                 &inputs,
                 // What comes after the loss scales its gradient.
                 |t| (token_loss_by(chunk_len, &t[0], &t[1], &targets, scale, share)? * 3.0)?.reshape(1),
-                |t| (share(0..n, &composed::token_logprobs(&t[0], &t[1], &targets, scale)?.logprobs)? * 3.0)?.reshape(1),
+                |t| {
+                    (share(0..n, &composed::token_logprobs(&t[0], &t[1], &targets, scale)?.logprobs)? * 3.0)?.reshape(1)
+                },
             );
         }
     }

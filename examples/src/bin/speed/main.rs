@@ -3,10 +3,14 @@
 //! ```text
 //! speed train SHAPE            a step of forward, backward and AdamW on 8 sequences of 128 tokens
 //! speed generate SHAPE BATCH   64 sampled tokens after prompts of 64, for BATCH sequences at once
+//! speed ragged SHAPE BATCH     the same with prompts of 16 to 64 tokens and responses of 16 to 64
+//! speed ppo SHAPE K [UPDATES]  updates of PPO on 32 prompts x (32 + 32) tokens, with a bound of K on staleness
 //! ```
 //!
 //! SHAPE is one of tiny, distil, smollm2. It prints one JSON object: the seconds of each repetition, and the most memory
 //! that the process has had.
+
+mod ppo;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,12 +38,24 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let seconds = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["train", shape] => train(&config(shape)?)?,
-        ["generate", shape, batch] => generate(&config(shape)?, batch.parse().context("BATCH is no number")?)?,
-        _ => bail!("expected: train SHAPE, or generate SHAPE BATCH"),
+        ["generate", shape, batch] => generate(&config(shape)?, number(batch)?, |_| (PROMPT_LEN, RESPONSE_LEN))?,
+        ["ragged", shape, batch] => generate(&config(shape)?, number(batch)?, ragged)?,
+        ["ppo", shape, k] => ppo::updates(&config(shape)?, N_TIMED, number(k)? as u64)?,
+        ["ppo", shape, k, n] => ppo::updates(&config(shape)?, number(n)?, number(k)? as u64)?,
+        _ => bail!("expected: train SHAPE, generate SHAPE BATCH, ragged SHAPE BATCH, or ppo SHAPE K [UPDATES]"),
     };
     let peak = process::peak_memory();
     println!("{}", json!({"seconds": seconds, "peak_bytes": peak}));
     Ok(())
+}
+
+fn number(text: &str) -> Result<usize> {
+    text.parse().with_context(|| format!("`{text}` is no number"))
+}
+
+/// Lengths of prompt and response of a sequence: 16 to 64 of each, as `speed.py` has them too.
+fn ragged(sequence: usize) -> (usize, usize) {
+    (16 + sequence * 37 % 49, 16 + sequence * 29 % 49)
 }
 
 /// The shapes of `speed.py`. None ends a response.
@@ -93,19 +109,22 @@ fn train(config: &Arc<ModelConfig>) -> Result<Vec<f64>> {
     })
 }
 
-fn generate(config: &Arc<ModelConfig>, n_slots: usize) -> Result<Vec<f64>> {
-    let params = SamplingParams { max_new_tokens: RESPONSE_LEN, ..SamplingParams::default() };
+fn generate(config: &Arc<ModelConfig>, n_slots: usize, lengths: fn(usize) -> (usize, usize)) -> Result<Vec<f64>> {
     let mut engine: Engine<usize> = Engine::new(config, &weights(config)?, PolicyVersion(0), n_slots)?;
     timed(|| {
+        let mut n_expected = 0;
         for slot in 0..n_slots {
             let rng = rng::for_sample(1, PromptId(slot as u64), 0);
-            engine.admit(slot, &tokens(config, PROMPT_LEN, slot), rng, params)?;
+            let (n_prompt, max_new_tokens) = lengths(slot);
+            let params = SamplingParams { max_new_tokens, ..SamplingParams::default() };
+            engine.admit(slot, &tokens(config, n_prompt, slot), rng, params)?;
+            n_expected += max_new_tokens;
         }
         let mut n_tokens = 0;
         while engine.n_running() > 0 {
             n_tokens += engine.step()?.iter().map(|response| response.tokens.len()).sum::<usize>();
         }
-        anyhow::ensure!(n_tokens == n_slots * RESPONSE_LEN, "{n_tokens} tokens were sampled");
+        anyhow::ensure!(n_tokens == n_expected, "{n_tokens} tokens were sampled, not {n_expected}");
         Ok(())
     })
 }
