@@ -1,9 +1,10 @@
 use collimate_protocol::PromptId;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::*;
-use crate::arch::{HeadKind, PackedSequences};
+use crate::arch::{HeadKind, LanguageModel, PackedSequences};
+use crate::generate::pass::PARALLEL_FROM;
 use crate::rng;
 use crate::testing::{CONTEXT_LEN, END, VOCAB_SIZE, gpt2, llama, tokens, weights};
 
@@ -204,6 +205,74 @@ fn new_weights_are_used_from_the_next_token_on_and_new_prompts_see_nothing_else(
     assert_eq!(responses[0].versions, [0, 0, 7, 7, 7, 7].map(PolicyVersion));
     let mut fresh = Engine::new(&config, &newer, PolicyVersion(7), 1).unwrap();
     assert_eq!(run(&mut fresh, &[(1, tokens(9, 1))], greedy), responses[1..]);
+}
+
+#[test]
+fn a_prompt_in_common_is_computed_once_and_changes_no_response() {
+    let prompt = tokens(9, 1);
+    for config in [without_end(&gpt2()), without_end(&llama())] {
+        let alone: Vec<_> =
+            (0..4).flat_map(|tag| run(&mut engine(&config, 1, 1), &[(tag, prompt.clone())], params(1.0, 6))).collect();
+        let mut sharing = engine(&config, 1, 4);
+        for tag in 0..3 {
+            sharing.admit(tag, &prompt, rng_of(tag), params(1.0, 6)).unwrap();
+        }
+        let mut responses = sharing.step().unwrap();
+        // One that comes later takes over all but the row from which it samples.
+        sharing.admit(3, &prompt, rng_of(3), params(1.0, 6)).unwrap();
+        sharing.take_over_prompts();
+        assert_eq!(sharing.running().map(|running| running.n_cached).collect::<Vec<_>>(), [9, 9, 9, 8]);
+        while sharing.n_running() > 0 {
+            responses.extend(sharing.step().unwrap());
+        }
+        responses.sort_by_key(|response| response.tag);
+        assert_eq!(responses, alone);
+    }
+}
+
+#[test]
+fn a_prompt_read_under_other_weights_is_not_taken_over() {
+    let (config, prompt) = (without_end(&llama()), tokens(9, 1));
+    let newer = weights(&config, HeadKind::Language, 2);
+    for cache_policy in [CachePolicy::Keep, CachePolicy::Recompute] {
+        let mut changing = engine(&config, 1, 2).with_cache(cache_policy);
+        changing.admit(0, &prompt, rng_of(0), params(1.0, 6)).unwrap();
+        changing.step().unwrap();
+        changing.set_weights(&newer, PolicyVersion(1)).unwrap();
+        changing.admit(1, &prompt, rng_of(1), params(1.0, 6)).unwrap();
+        changing.take_over_prompts();
+        assert!(changing.running().any(|running| running.response.tag == 1 && running.n_cached == 0));
+        let mut responses = Vec::new();
+        while changing.n_running() > 0 {
+            responses.extend(changing.step().unwrap());
+        }
+        let mut fresh = Engine::new(&config, &newer, PolicyVersion(1), 1).unwrap();
+        assert_eq!(run(&mut fresh, &[(1, prompt.clone())], params(1.0, 6)), responses[1..]);
+    }
+}
+
+#[test]
+fn a_prompt_that_waits_is_read_by_the_weights_that_sample_its_first_token() {
+    let config = without_end(&gpt2());
+    let mut engine = engine(&config, 1, 1);
+    engine.admit(0, &tokens(4, 1), rng_of(0), params(1.0, 2)).unwrap();
+    engine.set_weights(&weights(&config, HeadKind::Language, 2), PolicyVersion(3)).unwrap();
+    engine.step().unwrap();
+    let response = engine.step().unwrap().remove(0);
+    assert_eq!((response.prompt_version, response.versions), (PolicyVersion(3), vec![PolicyVersion(3); 2]));
+}
+
+#[test]
+fn no_number_of_threads_changes_a_response() {
+    let lengths: Vec<usize> = (0..11).map(|i| 1 + i * 7 % 30).collect();
+    for config in [without_end(&gpt2()), without_end(&llama())] {
+        let on = |n_threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            pool.install(|| run(&mut engine(&config, 1, 7), &prompts(&lengths), params(1.0, 8)))
+        };
+        let on_one = on(1);
+        assert_eq!((on(2), on(4)), (on_one.clone(), on_one));
+    }
 }
 
 #[test]

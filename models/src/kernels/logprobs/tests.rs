@@ -26,7 +26,7 @@ fn both_outputs_agree_with_the_composition_in_value_and_gradient() {
 fn a_loss_of_tokens_agrees_with_the_loss_of_their_logprobs_in_value_and_gradient() {
     let share = |targets: Range<usize>, logprobs: &Tensor| -> Result<Tensor> {
         let factors: Vec<f32> = targets.map(|i| 0.5 + i as f32).collect();
-        (logprobs.exp()? * Tensor::new(factors, &Device::Cpu)?)?.sum_all()
+        (logprobs.exp()? * Tensor::new(factors, &Device::Cpu)?.to_dtype(logprobs.dtype())?)?.sum_all()
     };
     for (n, c, vocab_size, scale) in [(5, 3, 7, 1.0), (1, 4, 1, 0.5), (9, 2, 40, 2.0)] {
         let targets: Vec<u32> = (0..n).map(|i| (3 * i % vocab_size) as u32).collect();
