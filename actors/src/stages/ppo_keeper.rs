@@ -55,7 +55,7 @@ impl Keeper {
 impl RunSink for Keeper {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
         let tickets = update.metrics.flow.tickets.clone();
-        let record = JournaledUpdate::of(&update.batch, tickets, update.checksum);
+        let record = JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum);
         let journaled = self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&record));
         if journaled.is_err() {
             self.journal = None;
