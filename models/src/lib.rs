@@ -15,6 +15,7 @@
 //! - [`roles`]: what the actors ask of the models.
 //! - [`data`]: text and records on their way into the stages.
 //! - [`reward`]: built-in reward functions.
+//! - [`curves`]: fewer points and smooth lines, for people to look at.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
@@ -22,6 +23,7 @@
 
 pub mod arch;
 pub mod chat;
+pub mod curves;
 pub mod data;
 pub mod durable;
 pub mod error;

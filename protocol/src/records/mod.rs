@@ -3,6 +3,7 @@
 mod checkpoint;
 mod data;
 mod journal;
+mod rollout;
 mod summary;
 mod update;
 mod work;
@@ -10,8 +11,9 @@ mod work;
 pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
+pub use rollout::{RolloutRecord, TokenDetail};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };
-pub use update::{BatchMetrics, FlowMetrics, QueueDepth, RolloutRecord, Spread, TrainMetrics, UpdateMetrics};
+pub use update::{BatchMetrics, FlowMetrics, QueueDepth, Spread, TrainMetrics, UpdateMetrics};
 pub use work::{WorkLine, WorkSums};
