@@ -48,6 +48,14 @@ pub enum Command {
     /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
     #[command(after_long_help = "Examples:\n  collimate status runs/mine\n  collimate status 9464")]
     Status(StatusArgs),
+    /// Show a run in a browser: curves, pipeline, rollouts token by token. Follows it while it goes on.
+    #[command(
+        long_about = "Serves a page with the run's curves, its pipeline and its rollouts, and prints the link that opens it. \
+            A run that goes on in another process is followed. To command a run (pause, checkpoint, change settings), \
+            start it with --serve and open the link that it prints.",
+        after_long_help = "Examples:\n  collimate view runs/mine\n  collimate view runs/mine --addr 8080"
+    )]
+    View(ViewArgs),
     /// Do a run of PPO again from its journal, on one thread, and compare every weight.
     #[command(
         long_about = "Does a run of PPO again from its journal, on one thread: every rollout is sampled again under the \
@@ -201,6 +209,27 @@ pub struct RunArgs {
     /// ADDRESS:PORT.
     #[arg(long, value_name = "PORT")]
     pub metrics_addr: Option<String>,
+    /// Serve a page to watch the run and to command it (pause, checkpoint, change settings), and print its link: at this
+    /// port of the loopback interface, or at ADDRESS:PORT. [default: 9480]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = crate::view::server::DEFAULT_PORT
+    )]
+    pub serve: Option<String>,
+}
+
+/// What `view` takes.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// The run directory.
+    #[arg(value_name = "RUN_DIR")]
+    pub dir: PathBuf,
+    /// A port of the loopback interface, or ADDRESS:PORT; 0 is any free port.
+    #[arg(long, value_name = "ADDR", default_value = crate::view::server::DEFAULT_PORT)]
+    pub addr: String,
 }
 
 /// What `status` takes.

@@ -3,7 +3,7 @@
 //! - [`args`]: commands and flags, and their help.
 //! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
 //! - [`generate`], [`score`]: a model at work.
-//! - [`status`], [`replay`]: a run of PPO, looked at and done again.
+//! - [`status`], [`view`], [`replay`]: a run of PPO, looked at, in a browser too, and done again.
 //! - [`plan`]: a run of PPO, simulated.
 //! - [`chat`]: a dialogue with a policy.
 //! - [`data`]: files of records, checked.
@@ -23,6 +23,7 @@ pub mod replay;
 pub mod run;
 pub mod score;
 pub mod status;
+pub mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
         Command::Replay(args) => return replay::run(&args),
         Command::Status(args) => status::run(&args)?,
+        Command::View(args) => view::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,

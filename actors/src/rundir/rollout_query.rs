@@ -56,6 +56,8 @@ pub struct RolloutQuery {
     pub search: String,
     /// Recorded after the one of this number.
     pub after_id: Option<i64>,
+    /// Recorded no later than the one of this number: a list that is read page by page stays the same while more come.
+    pub up_to_id: Option<i64>,
     /// Leaves out so many at the front.
     pub offset: u32,
     /// At most so many, and at most [`MOST_ROWS`].
@@ -82,6 +84,9 @@ impl RolloutQuery {
         }
         if let Some(id) = self.after_id {
             add("id > ?", Value::Integer(id));
+        }
+        if let Some(id) = self.up_to_id {
+            add("id <= ?", Value::Integer(id));
         }
         let search = self.search.trim();
         if search.chars().count() >= N_TRIGRAM {
