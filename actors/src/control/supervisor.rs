@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use collimate_protocol::{Role, RoleId};
 use collimate_protocol::messages::{RoleCommand, RoleReport, RunCommand, RunEvent, RunStatus};
+use collimate_protocol::{Role, RoleId};
 use crossbeam_channel::{bounded, unbounded};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{broadcast, oneshot, watch};

@@ -70,7 +70,8 @@ mod tests {
         set_aside(&metrics, &branches, 2).unwrap();
         set_aside(&metrics, &branches, 1).unwrap();
         let there: Vec<Value> = read_jsonl(&branches).unwrap();
-        let found: Vec<(u64, u64)> = there.iter().map(|line| (branch_of(line), line["version"].as_u64().unwrap())).collect();
+        let found: Vec<(u64, u64)> =
+            there.iter().map(|line| (branch_of(line), line["version"].as_u64().unwrap())).collect();
         assert_eq!(found, [(1, 2), (1, 3), (2, 2)]);
     }
 }

@@ -41,8 +41,14 @@ impl Stage {
 
 /// Settings that change how fast a run goes, what is shown of it or how it is kept, but not what it comes to. They, and
 /// what stands below them, may differ when a run is continued.
-pub const EXEMPT_KEYS: [&str; 6] =
-    ["ppo.n_rollouts_recorded", "ppo.n_rollouts_in_detail", "ppo.threads", "ppo.restarts", "ppo.checkpoints.n_kept", "ppo.on_stop"];
+pub const EXEMPT_KEYS: [&str; 6] = [
+    "ppo.n_rollouts_recorded",
+    "ppo.n_rollouts_in_detail",
+    "ppo.threads",
+    "ppo.restarts",
+    "ppo.checkpoints.n_kept",
+    "ppo.on_stop",
+];
 
 /// What a stage other than PPO goes on from, in its folder.
 pub const TRAINING_FILE: &str = "training.safetensors";

@@ -149,7 +149,8 @@ impl RolloutIndex {
             true => self.n_rollouts()?,
             false => {
                 let text = format!("SELECT count(*) FROM rollouts {filter}");
-                let count = self.db.prepare_cached(&text).and_then(|mut s| s.query_row(values(), |row| row.get::<_, i64>(0)));
+                let count =
+                    self.db.prepare_cached(&text).and_then(|mut s| s.query_row(values(), |row| row.get::<_, i64>(0)));
                 count.map(i64::cast_unsigned).map_err(|error| self.bad(error))?
             }
         };
@@ -286,10 +287,13 @@ fn take_in(tx: &Transaction<'_>, mut log: File, from: u64, log_path: &Path, path
     log.seek(SeekFrom::Start(from)).map_err(io())?;
     let mut log = BufReader::new(log);
     let mut add = tx
-        .prepare_cached("INSERT INTO rollouts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")
+        .prepare_cached(
+            "INSERT INTO rollouts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )
         .map_err(bad)?;
     let mut add_text = tx.prepare_cached("INSERT INTO texts (rowid, text) VALUES (?1, ?2)").map_err(bad)?;
-    let mut id = tx.query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get::<_, i64>(0)).map_err(bad)?;
+    let mut id =
+        tx.query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get::<_, i64>(0)).map_err(bad)?;
     let (mut end, mut line) = (from, Vec::new());
     while end - from < N_BYTES_AT_ONCE {
         line.clear();
@@ -298,8 +302,8 @@ fn take_in(tx: &Transaction<'_>, mut log: File, from: u64, log_path: &Path, path
             break;
         }
         id += 1;
-        let record: RolloutRecord = serde_json::from_slice(&line)
-            .map_err(|error| RunDirError::bad(log_path, format!("line {id}: {error}")))?;
+        let record: RolloutRecord =
+            serde_json::from_slice(&line).map_err(|error| RunDirError::bad(log_path, format!("line {id}: {error}")))?;
         let finish = serde_json::to_value(record.finish).ok();
         add.execute(params![
             id,
@@ -319,8 +323,11 @@ fn take_in(tx: &Transaction<'_>, mut log: File, from: u64, log_path: &Path, path
             first_characters(&record.response, N_HEAD),
         ])
         .map_err(bad)?;
-        let text =
-            format!("{}\n{}", last_characters(&record.prompt, N_SEARCHED), first_characters(&record.response, N_SEARCHED));
+        let text = format!(
+            "{}\n{}",
+            last_characters(&record.prompt, N_SEARCHED),
+            first_characters(&record.response, N_SEARCHED)
+        );
         add_text.execute(params![id, text]).map_err(bad)?;
         end += n_bytes as u64;
     }

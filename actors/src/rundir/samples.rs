@@ -40,7 +40,8 @@ impl RolloutWriter {
         detokenizer: Arc<dyn Detokenizer>,
         recorded: Recorded,
     ) -> Result<Self, RunDirError> {
-        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(RunDirError::io(path))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(path).map_err(RunDirError::io(path))?;
         file.set_len(end_of_earlier(path, version)?).map_err(RunDirError::io(path))?;
         let index = RolloutIndex::open(path).and_then(|mut index| index.catch_up().map(|_| index)).ok();
         Ok(Self { file: JsonlWriter::append(path)?, index, detokenizer, recorded })
@@ -209,7 +210,10 @@ pub(crate) mod tests {
         assert_eq!((tokens.prompt.concat(), tokens.response.concat()), (first.prompt.clone(), first.response.clone()));
         assert_eq!(tokens.response, ["3", " 4", ""]);
         assert_eq!((&*tokens.ref_logprobs, tokens.values[0]), (&[-1.5, -0.75, -0.25][..], 0.1235));
-        assert_eq!((records[1].version, records[1].prompt_id, &records[1].tokens), (PolicyVersion(4), PromptId(8), &None));
+        assert_eq!(
+            (records[1].version, records[1].prompt_id, &records[1].tokens),
+            (PolicyVersion(4), PromptId(8), &None)
+        );
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use collimate_models::arch::{HeadKind, Weights};
 use collimate_models::roles::PpoLearner;
-use collimate_protocol::{PolicyVersion, SettingChange};
 use collimate_protocol::messages::{RunEvent, RunStatus};
 use collimate_protocol::records::PpoSummary;
 use collimate_protocol::roles::{Detokenizer, RewardFunction};
+use collimate_protocol::{PolicyVersion, SettingChange};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::context::{StageContext, StageError, StageObserver};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use collimate_protocol::{RoleError, SettingChange};
-use collimate_protocol::records::{Checkpoint, JournaledUpdate};
 use collimate_protocol::PolicyVersion;
+use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+use collimate_protocol::{RoleError, SettingChange};
 
 use super::context::StageError;
 use crate::flow::{RunSink, TrainedUpdate};

@@ -35,7 +35,8 @@ fn read(dir: &StageDir, metrics: &mut Tail, events: &mut Tail, hub: &Hub) {
             Err(error) => problem = Some(format!("{}: line {}: {error}", dir.metrics().display(), idx + 1)),
         }
     }
-    let abandoned = if dir.abandoned_metrics().exists() { read_jsonl(&dir.abandoned_metrics()) } else { Ok(Vec::new()) };
+    let abandoned =
+        if dir.abandoned_metrics().exists() { read_jsonl(&dir.abandoned_metrics()) } else { Ok(Vec::new()) };
     let abandoned: Vec<Value> = abandoned.unwrap_or_else(|error| {
         problem = Some(error.to_string());
         Vec::new()
@@ -246,7 +247,9 @@ mod tests {
         follower.look(&hub);
         follower.look(&hub);
         let heard = hub.read(|known| known.since(since)).unwrap();
-        let [(_, Message::Updated { at, numbers }), (_, Message::Event(told))] = &heard[..] else { panic!("{heard:?}") };
+        let [(_, Message::Updated { at, numbers }), (_, Message::Event(told))] = &heard[..] else {
+            panic!("{heard:?}")
+        };
         assert_eq!((at[0], &numbers["batch/score"], &told.event), (2.0, &0.5.into(), &RunEvent::Paused));
     }
 

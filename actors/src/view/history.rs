@@ -173,7 +173,9 @@ impl History {
     pub fn curve(&self, column: &str, query: CurveQuery) -> Option<Curve> {
         let drawn = |points: Vec<Point>| {
             let from = query.from.map_or(0, |from| points.partition_point(|point| point.x < from).saturating_sub(1));
-            let to = query.to.map_or(points.len(), |to| (points.partition_point(|point| point.x <= to) + 1).min(points.len()));
+            let to = query
+                .to
+                .map_or(points.len(), |to| (points.partition_point(|point| point.x <= to) + 1).min(points.len()));
             Line::of(&downsample(points.get(from..to).unwrap_or_default(), query.n_buckets))
         };
         let points = self.main.points(query.axis, column)?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse, Sse};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,7 +38,7 @@ pub fn events(
     headers: &HeaderMap,
     after: Option<&str>,
     permit: OwnedSemaphorePermit,
-) -> Sse<ReceiverStream<Result<Event, Infallible>>> {
+) -> impl IntoResponse + use<> {
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).or(after);
     let number = last.and_then(|id| heard(&watched.hub, id));
     let (sender, receiver) = mpsc::channel(N_WAITING);

@@ -74,7 +74,10 @@ fn rollouts_are_sorted_filtered_and_searched() {
     assert_eq!(ids(&index, all()), [4, 3, 2, 1]);
     assert_eq!(ids(&index, RolloutQuery { sort: SortKey::Score, ..all() }), [2, 4, 1, 3]);
     assert_eq!(ids(&index, RolloutQuery { sort: SortKey::Gold, limit: Some(1), ..all() }), [3]);
-    assert_eq!(ids(&index, RolloutQuery { sort: SortKey::Score, ascending: true, offset: 1, limit: Some(2), ..all() }), [1, 4]);
+    assert_eq!(
+        ids(&index, RolloutQuery { sort: SortKey::Score, ascending: true, offset: 1, limit: Some(2), ..all() }),
+        [1, 4]
+    );
     assert_eq!(ids(&index, RolloutQuery { prompt_id: Some(1), ..all() }), [3, 1]);
     assert_eq!(ids(&index, RolloutQuery { from_version: Some(1), to_version: Some(1), ..all() }), [3]);
     assert_eq!(ids(&index, RolloutQuery { after_id: Some(2), ascending: true, ..all() }), [3, 4]);
@@ -106,10 +109,11 @@ fn it_takes_in_whole_lines_alone_and_is_made_again_where_the_file_is_another() {
     // Another index sees the same, without reading the file again.
     assert_eq!(RolloutIndex::open(&log.path()).unwrap().n_rollouts().unwrap(), 3);
     // The run goes on from before the second update, and comes to other rollouts, longer ones at last.
-    let text: String = [record(0, 1, 1.0, "one"), record(1, 7, 5.0, "another and much longer one"), record(2, 8, 6.0, "more")]
-        .iter()
-        .map(line)
-        .collect();
+    let text: String =
+        [record(0, 1, 1.0, "one"), record(1, 7, 5.0, "another and much longer one"), record(2, 8, 6.0, "more")]
+            .iter()
+            .map(line)
+            .collect();
     std::fs::write(log.path(), text).unwrap();
     assert_eq!(index.catch_up().unwrap(), 3);
     assert_eq!(ids(&index, RolloutQuery { search: "longer".into(), ..RolloutQuery::default() }), [2]);
@@ -123,7 +127,10 @@ fn a_broken_line_is_named_and_a_damaged_index_is_made_again() {
     let log = Log::of(&[record(0, 1, 1.0, "one")]);
     drop(log.index());
     for suffix in ["sqlite", "sqlite-wal", "sqlite-shm"] {
-        let _ = std::fs::write(log.path().with_extension(suffix), "no database at all, but long enough to be one ".repeat(99));
+        let _ = std::fs::write(
+            log.path().with_extension(suffix),
+            "no database at all, but long enough to be one ".repeat(99),
+        );
     }
     assert_eq!(log.index().n_rollouts().unwrap(), 1);
     log.add("{\"version\": 3}\n");
@@ -157,7 +164,10 @@ fn a_million_rollouts_are_listed_within_a_fifth_of_a_second() {
         ("best", RolloutQuery { sort: SortKey::Score, ..all() }),
         ("deep in the list", RolloutQuery { sort: SortKey::Score, offset: 500_000, limit: Some(100), ..all() }),
         ("of a prompt", RolloutQuery { prompt_id: Some(77), sort: SortKey::Score, ..all() }),
-        ("of a version", RolloutQuery { from_version: Some(900), to_version: Some(900), sort: SortKey::Score, ..all() }),
+        (
+            "of a version",
+            RolloutQuery { from_version: Some(900), to_version: Some(900), sort: SortKey::Score, ..all() },
+        ),
         ("with a text", RolloutQuery { search: "number 65432".into(), ..all() }),
     ] {
         let since = Instant::now();
