@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod data;
+mod feedback;
 mod journal;
 mod summary;
 mod update;
@@ -9,6 +10,10 @@ mod work;
 
 pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
+pub use feedback::{
+    Answer, LabelTask, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin, Provenance, Ranking, SCORES,
+    TaskKind, Written,
+};
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
