@@ -16,6 +16,7 @@
 //! - [`data`]: text and records on their way into the stages.
 //! - [`reward`]: built-in reward functions.
 //! - [`curves`]: fewer points and smooth lines, for people to look at.
+//! - [`feedback`]: how far people agree, and what their rankings come to.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
@@ -27,6 +28,7 @@ pub mod curves;
 pub mod data;
 pub mod durable;
 pub mod error;
+pub mod feedback;
 pub mod generate;
 pub mod gguf;
 pub mod kernels;

@@ -9,6 +9,7 @@
 //! - [`data`]: files of records, checked.
 //! - [`config`]: a stage's settings, explained.
 //! - [`import`]: models of llama.cpp, adapters of PEFT.
+//! - [`label`]: where people rank responses.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
@@ -18,6 +19,7 @@ pub mod data;
 pub mod generate;
 pub mod import;
 pub mod interrupt;
+pub mod label;
 pub mod plan;
 pub mod replay;
 pub mod run;
@@ -71,6 +73,7 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Reward(args) => return run::run(&args, Some(crate::rundir::Stage::Reward)),
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
         Command::Replay(args) => return replay::run(&args),
+        Command::Label(args) => return label::run(args),
         Command::Status(args) => status::run(&args)?,
         Command::View(args) => view::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,

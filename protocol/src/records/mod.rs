@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod data;
+mod feedback;
 mod journal;
 mod rollout;
 mod summary;
@@ -10,6 +11,10 @@ mod work;
 
 pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
+pub use feedback::{
+    Answer, LabelTask, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin, Provenance, Ranking, SCORES,
+    TaskKind, Written,
+};
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use rollout::{RolloutRecord, TokenDetail};
 pub use summary::{
