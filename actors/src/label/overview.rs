@@ -210,7 +210,6 @@ fn disagreements(connection: &Connection, votes: &[Vote], names: &BTreeMap<u64, 
 /// Over all pairs of a task's labelers.
 fn mean_agreement(votes: &[&Vote]) -> Option<f64> {
     let pairs = votes.iter().enumerate().flat_map(|(idx, one)| votes[idx + 1..].iter().map(move |other| (one, other)));
-    let agreements: Vec<f64> =
-        pairs.filter_map(|(one, other)| ranking_agreement(&one.ranks, &other.ranks)).collect();
+    let agreements: Vec<f64> = pairs.filter_map(|(one, other)| ranking_agreement(&one.ranks, &other.ranks)).collect();
     (!agreements.is_empty()).then(|| agreements.iter().sum::<f64>() / agreements.len() as f64)
 }
