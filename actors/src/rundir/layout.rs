@@ -244,6 +244,11 @@ impl StageDir {
         self.path.join("metrics.abandoned.jsonl")
     }
 
+    /// PPO: what both policies answered to the held-out prompts.
+    pub fn evaluation(&self) -> PathBuf {
+        self.path.join("evaluation.jsonl")
+    }
+
     /// PPO: what happened besides updates.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")

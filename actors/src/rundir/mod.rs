@@ -13,6 +13,7 @@
 //! DIR/ppo/metrics.abandoned.jsonl   updates that were done again, because the run went on from before them
 //! DIR/ppo/rollouts.jsonl         samples with their scores, and rollouts.sqlite, an index of them
 //! DIR/ppo/events.jsonl           what else happened
+//! DIR/ppo/evaluation.jsonl       what both policies answered to the held-out prompts
 //! DIR/ppo/checkpoints/           the run's whole state at some versions, newest last
 //! DIR/ppo/journal.bin            what it takes to run it again bit for bit
 //! DIR/ppo/status.json            the run as it was a moment ago

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use collimate_models::arch::{HeadKind, Weights};
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::messages::{RunEvent, RunStatus};
-use collimate_protocol::records::PpoSummary;
+use collimate_protocol::records::{EvaluatedPolicy, PpoSummary};
 use collimate_protocol::roles::{Detokenizer, RewardFunction};
 use collimate_protocol::{PolicyVersion, SettingChange};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::context::{StageContext, StageError, StageObserver};
-use super::evaluate::{Judge, side_by_side};
+use super::evaluate::{Judge, JudgedResponse, side_by_side};
 use super::outputs::save_trained;
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
@@ -22,7 +22,7 @@ use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
 use crate::process;
 use crate::rundir::event_log::{EventLog, LoggedEvent};
-use crate::rundir::{StageDir, StatusFile};
+use crate::rundir::{JsonlWriter, RunDirError, StageDir, StatusFile};
 
 /// Samples of both policies that the summary keeps.
 const N_SAMPLES: usize = 24;
@@ -74,6 +74,7 @@ pub fn run(
     process::release_freed_memory();
 
     let dir = StageDir::at(&context.out_dir);
+    keep_evaluation(&dir, EvaluatedPolicy::Before, &before_samples, context);
     let Earlier { checkpoint, changes, notes } = earlier(&dir)?;
     notes.iter().for_each(|note| context.observer.note(note));
     let version = checkpoint.as_ref().map(|checkpoint| checkpoint.version).unwrap_or_default();
@@ -101,6 +102,7 @@ pub fn run(
 
     context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
     let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
+    keep_evaluation(&dir, EvaluatedPolicy::After, &after_samples, context);
     Ok(PpoSummary {
         before,
         after,
@@ -110,6 +112,22 @@ pub fn run(
         samples: side_by_side(&before_samples, &after_samples, N_SAMPLES),
         elapsed_s: context.elapsed_s(),
     })
+}
+
+/// Writes down what a policy answered. The run does not end for that: the numbers are in its summary.
+fn keep_evaluation(dir: &StageDir, policy: EvaluatedPolicy, judged: &[JudgedResponse], context: &mut StageContext<'_>) {
+    let records: Vec<_> = judged.iter().map(|judged| judged.record(policy)).collect();
+    let write = || -> Result<(), RunDirError> {
+        let mut file = match policy {
+            // An earlier attempt may have done so before.
+            EvaluatedPolicy::Before => JsonlWriter::create(&dir.evaluation())?,
+            EvaluatedPolicy::After => JsonlWriter::append(&dir.evaluation())?,
+        };
+        file.write_all(&records)
+    };
+    if let Err(error) = write() {
+        context.observer.warn(&format!("the evaluation's responses are not kept: {error}"));
+    }
 }
 
 /// Runs the flow to its end in a runtime of its own, in which messages pass and nothing is computed. `changes` are made

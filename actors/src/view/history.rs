@@ -158,6 +158,12 @@ impl History {
         Some([*self.main.versions.last()?, *self.main.tokens.last()?, *self.main.times.last()?])
     }
 
+    /// The newest update's numbers by name, without those that are not finite.
+    pub fn last_numbers(&self) -> BTreeMap<&str, f64> {
+        let last = self.main.columns.iter().filter_map(|(name, column)| Some((name.as_str(), *column.last()?)));
+        last.filter(|(_, number)| number.is_finite()).collect()
+    }
+
     /// The names of what there are curves of.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.main.columns.keys().map(String::as_str)

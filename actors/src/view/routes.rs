@@ -98,6 +98,7 @@ async fn run(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "events": known.events,
             "columns": known.history.columns().collect::<Vec<_>>(),
             "last": known.history.last(),
+            "numbers": known.history.last_numbers(),
             "branches": known.history.branches(),
             "id": stream::id_of(hub, known.last_id()),
         })

@@ -16,7 +16,7 @@ pub use feedback::{
     TaskKind, Written,
 };
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
-pub use rollout::{RolloutRecord, TokenDetail};
+pub use rollout::{EvaluatedPolicy, EvaluationRecord, RolloutRecord, TokenDetail};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };

@@ -1,4 +1,4 @@
-//! A line of `rollouts.jsonl`: one rollout that was trained on, for people.
+//! Rollouts for people: a line of `rollouts.jsonl`, which was trained on, and of `evaluation.jsonl`, which was judged.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,4 +62,36 @@ pub struct TokenDetail {
     pub advantages: Vec<f32>,
     /// The version of the value model that computed `values`.
     pub values_version: PolicyVersion,
+}
+
+/// Which policy was evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluatedPolicy {
+    /// The SFT model, before PPO.
+    Before,
+    /// What PPO has made of it, as it is shipped.
+    After,
+}
+
+/// One response to a held-out prompt. Both policies answer the same prompts in the same order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// Whose it is.
+    pub policy: EvaluatedPolicy,
+    /// The prompt's text.
+    pub prompt: String,
+    /// The response's text.
+    pub response: String,
+    /// Tokens of the response, the end token included where there is one.
+    pub n_tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Its score, as the reward function gave it.
+    pub score: f32,
+    /// Its gold score, where the run has a gold scorer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gold: Option<f32>,
+    /// Its summed k1 estimate of the KL to the SFT model (nats).
+    pub kl: f32,
 }

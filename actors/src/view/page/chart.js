@@ -107,9 +107,11 @@ export class Chart {
     const inside = (line) => line.y.filter((_, idx) => line.x[idx] >= xs[0] && line.x[idx] <= xs[1]);
     let ys = extent(lines.flatMap((line) => extent(inside(line)) ?? [])) ?? [0, 1];
     if (ys[0] === ys[1]) {
-      const room = Math.abs(ys[0]) * 0.1 || 1;
-      ys = [ys[0] - room, ys[1] + room];
+      const around = Math.abs(ys[0]) * 0.1 || 1;
+      ys = [ys[0] - around, ys[1] + around];
     }
+    const room = (ys[1] - ys[0]) * 0.04;
+    ys = [ys[0] - room, ys[1] + room];
     const [left, right] = [MARGIN.left, width - MARGIN.right];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const span = xs[1] - xs[0] || 1;
@@ -126,7 +128,7 @@ export class Chart {
         svg('text', { x: left - 6, y: y + 4, 'text-anchor': 'end' }, tick(value)),
       );
     }
-    for (const value of ticks(xs[0], xs[1], Math.max(2, Math.floor(width / 110)))) {
+    for (const value of ticks(xs[0], xs[1], Math.max(2, Math.floor(width / 80)))) {
       grid.append(svg('text', { x: this.x(value), y: HEIGHT - 6, 'text-anchor': 'middle' }, this.format(value)));
     }
     const clip = svg('svg', { x: left, y: 0, width: right - left, height: HEIGHT, viewBox: `${left} 0 ${right - left} ${HEIGHT}` });

@@ -56,6 +56,7 @@ export class Pipeline {
 
   begin(run) {
     this.previous = null;
+    this.numbers = run.numbers;
     this.busy.clear();
     this.show(run.status, run.is_live);
   }
@@ -140,15 +141,18 @@ export class Pipeline {
   }
 
   #hop(from, to, boxWidth, boxHeight, inbox, unit) {
-    let line;
+    let path;
     let label;
     if (Math.abs(from.cy - to.cy) < 1) {
       const right = to.x > from.x;
-      line = [right ? from.x + boxWidth : from.x, from.cy, right ? to.x : to.x + boxWidth, to.cy];
-      label = [(line[0] + line[2]) / 2, from.cy - 10, 'middle'];
+      const [start, end] = [right ? from.x + boxWidth : from.x, right ? to.x : to.x + boxWidth];
+      path = `M${start} ${from.cy}H${end}`;
+      label = [(start + end) / 2, from.cy - 10, 'middle'];
     } else {
-      line = [from.cx, from.y + boxHeight, to.cx, to.y];
-      label = [(line[0] + line[2]) / 2 + 10, (line[1] + line[3]) / 2 + 4, 'start'];
+      const middle = (from.y + boxHeight + to.y) / 2;
+      const end = Math.abs(from.cx - to.cx) < 1 ? to.cx : to.cx + 30;
+      path = `M${from.cx} ${from.y + boxHeight}V${middle}H${end}V${to.y}`;
+      label = [Math.max(from.cx, end) + 10, middle + 4, 'start'];
     }
     const waiting = this.#group(inbox)?.waiting ?? 0;
     const fits = this.numbers[`flow/queues/${inbox}/capacity`];
@@ -156,7 +160,7 @@ export class Pipeline {
     const isFull = fits > 0 && waiting >= fits;
     return svg('g', { class: isFull ? 'hop full' : 'hop' },
       svg('title', {}, `${waiting}${fits ? ` of ${fits}` : ''} ${unit} wait`),
-      svg('path', { d: `M${line[0]} ${line[1]}L${line[2]} ${line[3]}`, 'marker-end': 'url(#arrow)' }),
+      svg('path', { d: path, 'marker-end': 'url(#arrow)' }),
       svg('text', { x: label[0], y: label[1], 'text-anchor': label[2] }, text));
   }
 

@@ -172,7 +172,7 @@ export class Rollouts {
           h('span', {}, `${integer(row.n_tokens)} tokens`),
           h('span', { class: 'right' }, `v${row.version}`)),
         h('p', { class: 'row-text', dir: 'auto' },
-          h('span', { class: 'muted' }, row.prompt.slice(-60)), row.response.slice(0, 160)))
+          h('span', { class: 'muted' }, row.prompt.slice(-40)), row.response.slice(0, 160)))
       : h('div', attributes, h('p', { class: 'muted' }, '…'));
     element.style.transform = `translateY(${idx * ROW_PX}px)`;
     return element;
