@@ -10,12 +10,16 @@
 //! - [`tiny`]: real models small enough to train in milliseconds.
 //! - [`cases`]: how many cases property tests try.
 //! - [`command_line`]: a folder in which the binary can be run.
+//! - [`labeling`]: `collimate label` as a process, and people who use it.
+//! - [`browser`]: a real browser, where there is one.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
+pub mod browser;
 pub mod cases;
 pub mod command_line;
 pub mod fakes;
 pub mod fixture;
+pub mod labeling;
 pub mod laws;
 pub mod run;
 pub mod sabotage;
