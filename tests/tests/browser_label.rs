@@ -214,7 +214,10 @@ async fn a_skip_is_instant_when_empty_and_keeps_what_was_written_when_not() {
     browser.close().await;
     let lines = exported(&home, "demonstrations");
     assert_eq!(lines.len(), 1);
-    assert_eq!((&lines[0]["prompt"], &lines[0]["response"]), (&json!("First"), &json!("half of an answer, and the rest")));
+    assert_eq!(
+        (&lines[0]["prompt"], &lines[0]["response"]),
+        (&json!("First"), &json!("half of an answer, and the rest"))
+    );
 }
 
 #[tokio::test]
@@ -253,7 +256,8 @@ async fn two_browsers_at_once_get_two_tasks_and_the_export_is_what_both_did() {
     if !browser::is_there() {
         return;
     }
-    let compare = |n: u32| json!({ "prompt": format!("prompt {n}"), "responses": [format!("good {n}"), format!("bad {n}")] });
+    let compare =
+        |n: u32| json!({ "prompt": format!("prompt {n}"), "responses": [format!("good {n}"), format!("bad {n}")] });
     let home = home(&[compare(0), compare(1)]);
     let served = serve(&home, &[]);
     let (one, other) = tokio::join!(Browser::open(Look::WIDE), Browser::open(Look::NARROW));
@@ -316,7 +320,8 @@ async fn hostile_text_is_inert_and_its_source_is_shown_exactly() {
     assert_eq!(browser.run(tried).await, "TypeError", "trusted types");
     browser.screenshot("label-hostile").await;
     browser.press("m").await;
-    let sources = browser.run("return [...document.querySelectorAll('.response .source')].map((one) => one.textContent)").await;
+    let sources =
+        browser.run("return [...document.querySelectorAll('.response .source')].map((one) => one.textContent)").await;
     for attack in hostile()["responses"].as_array().unwrap() {
         assert!(sources.as_array().unwrap().contains(attack), "{attack} in {sources}");
     }
@@ -337,13 +342,19 @@ async fn a_long_text_is_read_on_the_page_itself_with_the_dialogue_beside_it() {
     let browser = Browser::open(Look::WIDE).await;
     log_in(&browser, &served, "anna").await;
     browser.find(".response").await;
-    assert!(browser.run("return document.querySelector('.response .text').innerText.length").await.as_u64() > Some(32_000));
+    assert!(
+        browser.run("return document.querySelector('.response .text').innerText.length").await.as_u64() > Some(32_000)
+    );
     // At the end of the ninth response, the first turn is on the screen still.
     browser.run("document.querySelector('.response:nth-of-type(9) .judged').scrollIntoView({ block: 'end' })").await;
     let is_seen = "const box = document.querySelector('.turn').getBoundingClientRect();
         return box.top >= 0 && box.bottom <= innerHeight && document.elementFromPoint(box.left + 5, box.top + 5) !== null";
     assert_eq!(browser.run(is_seen).await, true);
-    assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth").await, true, "nothing to the side");
+    assert_eq!(
+        browser.run("return document.documentElement.scrollWidth <= innerWidth").await,
+        true,
+        "nothing to the side"
+    );
     browser.close().await;
 }
 
@@ -376,7 +387,8 @@ async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_da
             if wide == true {
                 faults.push(format!("{page} {name}: wider than the screen"));
             }
-            faults.extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
+            faults
+                .extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
         };
         browser.go(&format!("{}/login", served.url())).await;
         browser.says("This page is opened by a link of your own").await;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use collimate::label::draft::Draft;
 use collimate::label::store::answers::Which;
 use collimate::label::store::{Store, answers, next, tasks, work};
-use collimate::label::draft::Draft;
 use collimate::label::transfer::{Export, ImportAs, Imported, export, import};
 use collimate_models::data::Records;
 use collimate_protocol::records::{
@@ -52,7 +52,8 @@ fn text() -> impl Strategy<Value = String> {
 
 /// Rankings and demonstrations with all that they may hold. `is_dialogue`: a Parquet file holds prompts of one kind.
 fn told(is_dialogue: bool) -> impl Strategy<Value = Told> {
-    let head = (text(), 0..4_u32, "(anna|ben|Chlo\u{e9})", 1..4_u32, any::<bool>(), 0..2_000_000_000_000_i64, 0..1_000_u32);
+    let head =
+        (text(), 0..4_u32, "(anna|ben|Chlo\u{e9})", 1..4_u32, any::<bool>(), 0..2_000_000_000_000_i64, 0..1_000_u32);
     let ranking = (2_usize..=9).prop_flat_map(|k| {
         (
             prop::collection::vec(text(), k),
@@ -79,9 +80,17 @@ fn told(is_dialogue: bool) -> impl Strategy<Value = Told> {
         let ranks = collimate_models::feedback::competition_ranks(&ranks);
         let known = (is_screening && !is_written).then(|| ranks.clone());
         let k = responses.len();
-        let kind = if is_written { TaskKind::Write } else if k == 2 { TaskKind::Compare } else { TaskKind::Rank };
+        let kind = if is_written {
+            TaskKind::Write
+        } else if k == 2 {
+            TaskKind::Compare
+        } else {
+            TaskKind::Rank
+        };
         let (responses, shown, answer, tokens) = match is_written {
-            true => (Vec::new(), Vec::new(), Answer::Written(Written { response: written.clone(), notes: written }), None),
+            true => {
+                (Vec::new(), Vec::new(), Answer::Written(Written { response: written.clone(), notes: written }), None)
+            }
             false => {
                 let answer = Answer::Ranking(Ranking { ranks, all_bad, flags, scores, notes: written });
                 let tokens = tokens.map(|responses| ComparisonTokens { prompt: vec![1], responses });
@@ -167,9 +176,13 @@ fn the_reward_stage_and_sft_read_what_labelers_made() {
         home.succeed(&["label", "export", "label.db", name]);
         let read: Records<Comparison> = Records::read(&home.path(name)).unwrap();
         assert_eq!(read.len(), 10);
-        assert!(read.iter().all(|comparison| comparison.ranks == [1, 2, 3]), "in the task's order, however it was shown");
+        assert!(
+            read.iter().all(|comparison| comparison.ranks == [1, 2, 3]),
+            "in the task's order, however it was shown"
+        );
         let row = &rows(&home.path(name))[0];
-        for key in ["labeler", "time", "revision", "flags", "scores", "all_bad", "notes", "seconds", "shown", "origin"] {
+        for key in ["labeler", "time", "revision", "flags", "scores", "all_bad", "notes", "seconds", "shown", "origin"]
+        {
             assert!(!row[key].is_null(), "{name}: {key} of {row}");
         }
         assert_eq!(row["origin"]["model"], "secret-model");
@@ -192,7 +205,8 @@ fn the_reward_stage_and_sft_read_what_labelers_made() {
 #[test]
 fn a_tie_and_all_bad_come_out_as_they_went_in() {
     let home = home();
-    let row = json!({ "prompt": "a", "responses": ["x", "y", "z"], "ranks": [1, 1, 2], "all_bad": true, "labeler": "anna" });
+    let row =
+        json!({ "prompt": "a", "responses": ["x", "y", "z"], "ranks": [1, 1, 2], "all_bad": true, "labeler": "anna" });
     home.write("in.jsonl", row.to_string());
     home.succeed(&["label", "import", "label.db", "in.jsonl"]);
     home.succeed(&["label", "export", "label.db", "out.jsonl"]);
@@ -209,7 +223,10 @@ fn prompts_alone_are_for_demonstrations_and_rankings_without_a_labeler_are_to_be
     home.write("in.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n");
     let printed = home.succeed(&["label", "import", "label.db", "in.jsonl"]);
     assert_eq!(printed, "in.jsonl: 2 new tasks\n");
-    assert_eq!(home.succeed(&["label", "import", "label.db", "in.jsonl"]), "in.jsonl: 0 new tasks, 2 that were there\n");
+    assert_eq!(
+        home.succeed(&["label", "import", "label.db", "in.jsonl"]),
+        "in.jsonl: 0 new tasks, 2 that were there\n"
+    );
     home.write("ranked.jsonl", json!({ "prompt": "a", "responses": ["x", "y"], "ranks": [1, 2] }).to_string());
     assert_eq!(home.succeed(&["label", "import", "label.db", "ranked.jsonl"]), "ranked.jsonl: 1 new tasks\n");
     let error = home.fail(&["label", "export", "label.db", "out.jsonl"]);

@@ -32,9 +32,11 @@ fn twenty_clients_get_a_thousand_distinct_leases_for_a_thousand_tasks() {
     let home = home(1_000, 2);
     let served = serve_many(&home, 20, &["--set", "label.repeat_share=0"]);
     let prompts: Vec<String> = std::thread::scope(|scope| {
-        let takers: Vec<_> = names(20).iter().map(|name| served.client(name)).map(|client| {
-            scope.spawn(move || std::iter::from_fn(|| client.next()).collect::<Vec<Value>>())
-        }).collect();
+        let takers: Vec<_> = names(20)
+            .iter()
+            .map(|name| served.client(name))
+            .map(|client| scope.spawn(move || std::iter::from_fn(|| client.next()).collect::<Vec<Value>>()))
+            .collect();
         let taken = takers.into_iter().flat_map(|taker| taker.join().unwrap());
         taken.map(|task| task["turns"][0]["raw"].as_str().unwrap().to_owned()).collect()
     });
@@ -88,10 +90,13 @@ fn nothing_that_a_labeler_gets_tells_which_model_wrote_what() {
         }
     }
     let served = serve_many(&home, 12, &["--overlap", "12"]);
-    let orders: BTreeSet<String> = names(12).iter().map(|name| {
-        let task = served.client(name).next().unwrap();
-        task["responses"].as_array().unwrap().iter().map(|one| one["raw"].to_string()).collect()
-    }).collect();
+    let orders: BTreeSet<String> = names(12)
+        .iter()
+        .map(|name| {
+            let task = served.client(name).next().unwrap();
+            task["responses"].as_array().unwrap().iter().map(|one| one["raw"].to_string()).collect()
+        })
+        .collect();
     assert!(orders.len() > 1, "an order of its own for each labeler");
 }
 
@@ -100,7 +105,8 @@ fn what_is_put_down_outlives_kill_9() {
     let home = home(1, 3);
     let mut served = serve(&home, &[]);
     let task = served.client("anna").next().unwrap();
-    let draft = json!({ "places": [2, null, 2], "notes": "half-way, \u{5e2}\u{5d1}\u{5e8}", "scores": [null, 7, null] });
+    let draft =
+        json!({ "places": [2, null, 2], "notes": "half-way, \u{5e2}\u{5d1}\u{5e8}", "scores": [null, 7, null] });
     served.client("anna").done("/api/draft", json!({ "handle": task["handle"], "draft": draft }));
     served.kill();
     let tokens = std::mem::take(&mut served.tokens);
@@ -180,7 +186,12 @@ fn foreign_origins_oversized_and_malformed_requests_are_refused_and_change_nothi
     let huge = format!("{{\"handle\": \"{}\"}}", "x".repeat(5 << 20));
     // The server may close before all is sent.
     assert!(send(&[], huge).map_or(true, |answer| answer.status() == 413));
-    for draft in [json!({ "places": [1] }), json!({ "places": [1, 99] }), json!({ "places": [1, null] }), json!({ "flags": [["rude"], []] })] {
+    for draft in [
+        json!({ "places": [1] }),
+        json!({ "places": [1, 99] }),
+        json!({ "places": [1, null] }),
+        json!({ "flags": [["rude"], []] }),
+    ] {
         let body = json!({ "handle": task["handle"], "key": "k", "draft": draft }).to_string();
         assert_eq!(status(&[], &body), 422, "{body}");
     }
@@ -233,7 +244,8 @@ fn the_admin_adds_tasks_over_http_and_sees_how_it_goes() {
             // ben turns everything round.
             let mut draft = by_text(&task);
             if name == "ben" {
-                let places: Vec<u64> = draft["places"].as_array().unwrap().iter().map(|place| 9 - place.as_u64().unwrap()).collect();
+                let places: Vec<u64> =
+                    draft["places"].as_array().unwrap().iter().map(|place| 9 - place.as_u64().unwrap()).collect();
                 draft = json!({ "places": places });
             }
             client.done("/api/answer", json!({ "handle": task["handle"], "key": task["handle"], "draft": draft }));
@@ -246,7 +258,10 @@ fn the_admin_adds_tasks_over_http_and_sees_how_it_goes() {
     assert!(overview["labelers"][0]["agreement"].is_null(), "not enough data under 50 rankings");
     let printed = home.succeed(&["label", "agreement", "label.db"]);
     assert!(printed.contains("6 of 6 answers") && printed.contains("pairwise agreement:   0.000"), "{printed}");
-    assert!(printed.contains("anna: 3 answers, not enough data on agreement (3 rankings that others made too)"), "{printed}");
+    assert!(
+        printed.contains("anna: 3 answers, not enough data on agreement (3 rankings that others made too)"),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -262,7 +277,10 @@ fn settings_that_make_no_sense_end_with_one_clear_error() {
     assert!(error.contains("`admin` is who sees the overview"), "{error}");
     let error = home.fail(&["label", "label.db", "--url", "label.example.org"]);
     assert!(error.contains("--url `label.example.org` is no address of a site"), "{error}");
-    home.write("bad.jsonl", "{\"prompt\": \"a\", \"responses\": [\"b\", \"c\"]}\n{\"prompt\": \"a\", \"responses\": [\"b\"]}\n");
+    home.write(
+        "bad.jsonl",
+        "{\"prompt\": \"a\", \"responses\": [\"b\", \"c\"]}\n{\"prompt\": \"a\", \"responses\": [\"b\"]}\n",
+    );
     let error = home.fail(&["label", "label.db", "--tasks", "bad.jsonl"]);
     assert!(error.contains("bad.jsonl:2: has 1 responses, expected 2 to 9"), "{error}");
 }

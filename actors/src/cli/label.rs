@@ -14,8 +14,8 @@ use crate::label::store::answers::Which;
 use crate::label::store::labelers::{ADMIN, has_token, renew_token};
 use crate::label::store::{Store, now, tasks};
 use crate::label::transfer::{self, Export, ImportAs, Imported};
-use crate::web::bind::parse_address;
 use crate::web::Token;
+use crate::web::bind::parse_address;
 
 /// Serves, or does what the command says.
 pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
@@ -86,9 +86,7 @@ fn serve(args: &LabelArgs) -> anyhow::Result<Ended> {
 /// The settings of the file, with what the flags say.
 fn settings(args: &LabelArgs) -> anyhow::Result<LabelConfig> {
     let (file, base): (LabelFile, PathBuf) = match &args.config {
-        Some(path) => {
-            (config::load(path, &args.set)?, path.parent().map(Path::to_owned).unwrap_or_default())
-        }
+        Some(path) => (config::load(path, &args.set)?, path.parent().map(Path::to_owned).unwrap_or_default()),
         None => (config::parse("", Path::new("--set"), &args.set)?, PathBuf::new()),
     };
     let mut config = file.label;
@@ -168,6 +166,6 @@ fn in_words(overview: &Overview) -> String {
         };
         text += &format!("  {}: {} answers, {against}\n", counts.name, counts.n_answered);
     }
-    text += &format!("{} tasks on which labelers differ\n", overview.disagreements.len());
+    text += &format!("{} tasks on which labelers differ\n", overview.n_disagreements);
     text
 }

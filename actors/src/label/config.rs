@@ -127,9 +127,7 @@ impl LabelConfig {
         if !(self.lease_minutes.is_finite() && self.lease_minutes > 0.0) {
             return Err(format!("`label.lease_minutes` is {}, expected more than 0", self.lease_minutes));
         }
-        for (name, share) in
-            [("screening_threshold", self.screening_threshold), ("repeat_share", self.repeat_share)]
-        {
+        for (name, share) in [("screening_threshold", self.screening_threshold), ("repeat_share", self.repeat_share)] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(format!("`label.{name}` is {share}, expected 0 to 1"));
             }

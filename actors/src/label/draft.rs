@@ -158,7 +158,10 @@ mod tests {
         assert_eq!(refused(|draft| draft.places = vec![]), "a response has no place yet");
         assert_eq!(refused(|draft| draft.places[1] = Some(10)), "`places` holds 10, expected 1 to 9");
         assert_eq!(refused(|draft| draft.scores[0] = Some(8)), "`scores` holds 8, expected 1 to 7");
-        assert_eq!(refused(|draft| draft.flags[0][0] = "rude".into()), "`flags` holds `rude`, which is none of this project's");
+        assert_eq!(
+            refused(|draft| draft.flags[0][0] = "rude".into()),
+            "`flags` holds `rude`, which is none of this project's"
+        );
         assert_eq!(refused(|draft| draft.places.push(None)), "`places` holds 4, expected one for each of 3 responses");
         assert!(refused(|draft| draft.notes = "x".repeat(LONGEST_TEXT + 1)).contains("100001 characters"));
         assert_eq!(Draft::default().finish(TaskKind::Write, &[], &[]), Err("the response is empty".to_owned()));

@@ -198,9 +198,7 @@ fn add(
         let mut added = Imported::default();
         for Brought { line, task, known, answer } in batch {
             let located = |error: StoreError| match error {
-                StoreError::Invalid(problem) => {
-                    StoreError::Invalid(format!("{}:{line}: {problem}", path.display()))
-                }
+                StoreError::Invalid(problem) => StoreError::Invalid(format!("{}:{line}: {problem}", path.display())),
                 other => other,
             };
             let of_answer = answer.as_ref().and_then(|(_, provenance)| provenance.known_ranks.clone());

@@ -169,8 +169,7 @@ pub fn write_records(path: &Path, columns: Columns, fill: impl FnOnce(&mut Sink)
             Layout::Parquet => {
                 let schema = Arc::new(columns.schema());
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                let writer =
-                    ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(io::Error::other)?;
+                let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(io::Error::other)?;
                 let decoder = ReaderBuilder::new(schema).with_batch_size(BATCH).build_decoder();
                 let (decoder, writer) = (Box::new(decoder.map_err(io::Error::other)?), Box::new(writer));
                 Form::Parquet { decoder, writer, n_pending: 0 }

@@ -37,8 +37,7 @@ pub fn labeler_agreement(votes: &[Vote]) -> BTreeMap<u64, LabelerAgreement> {
                 .filter(|other| other.labeler != vote.labeler)
                 .map(|other| other.ranks.as_slice())
                 .collect();
-            let agreement =
-                (!others.is_empty()).then(|| ranking_agreement(&vote.ranks, &merge(&others))).flatten();
+            let agreement = (!others.is_empty()).then(|| ranking_agreement(&vote.ranks, &merge(&others))).flatten();
             if let Some(agreement) = agreement {
                 agreements.entry(vote.labeler).or_default().push(agreement);
             }

@@ -44,7 +44,8 @@ fn full_agreement_gives_alpha_1_and_so_does_agreeing_that_all_ties() {
 
 #[test]
 fn the_interval_is_the_same_each_time_and_holds_the_value() {
-    let votes: Vec<Vote> = (0..60).map(|n| vote(n / 2, n % 2, if n % 7 < 4 { &[1, 2, 3] } else { &[2, 1, 2] })).collect();
+    let votes: Vec<Vote> =
+        (0..60).map(|n| vote(n / 2, n % 2, if n % 7 < 4 { &[1, 2, 3] } else { &[2, 1, 2] })).collect();
     let one = agreement(&votes, 7).unwrap();
     assert_eq!(agreement(&votes, 7).unwrap(), one);
     assert_ne!(agreement(&votes, 8).unwrap().alpha, one.alpha);

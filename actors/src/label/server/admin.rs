@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::Site;
 use super::who::{AsAdmin, blocking};
 use crate::label::overview::{self, Overview};
-use crate::label::store::tasks::{Purpose, add};
 use crate::label::store::now;
+use crate::label::store::tasks::{Purpose, add};
 use crate::web::{ApiError, ApiJson};
 
 /// How the project stands.

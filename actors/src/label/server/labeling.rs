@@ -161,10 +161,8 @@ pub async fn skip(
     AsLabeler(labeler): AsLabeler,
     ApiJson(DraftRequest { handle, draft }): ApiJson<DraftRequest>,
 ) -> Answer<Value> {
-    change(&site, move |connection, site, now| {
-        work::skip(connection, labeler.id, &handle, &draft, &site.0.flags, now)
-    })
-    .await?;
+    change(&site, move |connection, site, now| work::skip(connection, labeler.id, &handle, &draft, &site.0.flags, now))
+        .await?;
     Ok(Json(json!({})))
 }
 
@@ -201,9 +199,8 @@ pub async fn resume(
     AsLabeler(labeler): AsLabeler,
     ApiJson(ResumeRequest { handle }): ApiJson<ResumeRequest>,
 ) -> Answer<Task> {
-    let assignment = change(&site, move |connection, site, now| {
-        work::resume(connection, labeler.id, &handle, &site.0.rules, now)
-    });
+    let assignment =
+        change(&site, move |connection, site, now| work::resume(connection, labeler.id, &handle, &site.0.rules, now));
     Ok(Json(Task::of(assignment.await?)))
 }
 

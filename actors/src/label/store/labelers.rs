@@ -55,8 +55,7 @@ pub fn has_token(connection: &Connection, name: &str) -> Result<bool> {
 
 /// Whose token it is.
 pub fn by_token(connection: &Connection, token: &Token) -> Result<Option<Labeler>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, name, is_admin, token FROM labelers WHERE token = ?1")?;
+    let mut statement = connection.prepare_cached("SELECT id, name, is_admin, token FROM labelers WHERE token = ?1")?;
     let found = statement.query_row([token.hash().as_bytes()], |row| {
         let labeler = Labeler { id: row.get(0)?, name: row.get(1)?, is_admin: row.get(2)? };
         Ok((labeler, row.get::<_, Vec<u8>>(3)?))

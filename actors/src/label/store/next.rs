@@ -102,8 +102,8 @@ pub fn next(connection: &Connection, labeler: i64, wanted: Option<&str>, rules: 
 
 /// Takes back what was taken and left.
 fn expire(connection: &Connection, now: Millis) -> Result<()> {
-    let mut statement = connection
-        .prepare_cached("SELECT id FROM assignments WHERE state = 'taken' AND expires_at < ?1 LIMIT 1000")?;
+    let mut statement =
+        connection.prepare_cached("SELECT id FROM assignments WHERE state = 'taken' AND expires_at < ?1 LIMIT 1000")?;
     let expired: Vec<i64> = statement.query_map([now], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     expired.into_iter().try_for_each(|assignment| release(connection, assignment, "left"))
 }
@@ -275,8 +275,7 @@ fn returned(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
                            WHERE a.task = r.task AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
          ORDER BY r.id LIMIT 1",
     )?;
-    let found: Option<(i64, i64)> =
-        statement.query_row([labeler], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let found: Option<(i64, i64)> = statement.query_row([labeler], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let seen = match found {
         Some((id, _)) => id,
         None => connection.query_row("SELECT coalesce(max(id), 0) FROM returns", [], |row| row.get(0))?,
@@ -304,14 +303,7 @@ fn unseen(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
 }
 
 /// Gives the task to the labeler: in an order of its own the first time, in the same one after that.
-fn taken(
-    connection: &Connection,
-    task: i64,
-    labeler: i64,
-    pass: i64,
-    rules: &Rules,
-    now: Millis,
-) -> Result<Next> {
+fn taken(connection: &Connection, task: i64, labeler: i64, pass: i64, rules: &Rules, now: Millis) -> Result<Next> {
     let find = |connection: &Connection| -> Result<Option<i64>> {
         let mut statement =
             connection.prepare_cached("SELECT id FROM assignments WHERE task = ?1 AND labeler = ?2 AND pass = ?3")?;

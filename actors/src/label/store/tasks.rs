@@ -90,8 +90,7 @@ pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
 /// Lets each task be answered by so many labelers from now on. Those who have been past tasks that open again by it start
 /// over.
 pub fn set_overlap(connection: &Connection, wanted: u32) -> Result<()> {
-    let changed =
-        connection.execute("UPDATE tasks SET wanted = ?1 WHERE known IS NULL AND wanted <> ?1", [wanted])?;
+    let changed = connection.execute("UPDATE tasks SET wanted = ?1 WHERE known IS NULL AND wanted <> ?1", [wanted])?;
     if changed > 0 {
         connection.execute("UPDATE labelers SET last_task = 0", [])?;
     }

@@ -61,9 +61,7 @@ pub fn save_draft(
 
 fn keep_draft(connection: &Connection, assignment: i64, draft: &Draft) -> Result<()> {
     let text = (!draft.is_empty()).then(|| serde_json::to_string(draft).expect("plain data is JSON"));
-    connection
-        .prepare_cached("UPDATE assignments SET draft = ?2 WHERE id = ?1")?
-        .execute(params![assignment, text])?;
+    connection.prepare_cached("UPDATE assignments SET draft = ?2 WHERE id = ?1")?.execute(params![assignment, text])?;
     Ok(())
 }
 
@@ -98,9 +96,7 @@ pub fn submit(
     let answer = draft.finish(kind, &found.shown, known_flags).map_err(StoreError::Invalid)?;
     if !take_up(connection, found.id, rules, now)? {
         keep_draft(connection, found.id, draft)?;
-        return Err(StoreError::Conflict(
-            "you were away for so long that somebody else has done this task".to_owned(),
-        ));
+        return Err(StoreError::Conflict("you were away for so long that somebody else has done this task".to_owned()));
     }
     let seconds = ((now - found.taken_at) as f64 / 1000.0).clamp(0.0, LONGEST_SECONDS);
     let revision = store(connection, found.id, &answer, now, seconds)?;
@@ -165,9 +161,7 @@ pub fn skip(
         "answered" => return keep_draft(connection, found.id, &Draft::default()),
         "taken" => release(connection, found.id, "skipped")?,
         _ => {
-            connection
-                .prepare_cached("UPDATE assignments SET state = 'skipped' WHERE id = ?1")?
-                .execute([found.id])?;
+            connection.prepare_cached("UPDATE assignments SET state = 'skipped' WHERE id = ?1")?.execute([found.id])?;
         }
     }
     keep_draft(connection, found.id, draft)?;
@@ -200,12 +194,11 @@ pub fn undo(
          ORDER BY a.finished_at DESC LIMIT 1",
     )?;
     let mut last = |state: &str| -> Result<Option<(Millis, i64)>> {
-        let id: Option<i64> = statement
-            .query_row(params![labeler, state, before.unwrap_or(Millis::MAX)], |row| row.get(0))
-            .optional()?;
+        let id: Option<i64> =
+            statement.query_row(params![labeler, state, before.unwrap_or(Millis::MAX)], |row| row.get(0)).optional()?;
         id.map(|id| {
-            let at = connection
-                .query_row("SELECT finished_at FROM assignments WHERE id = ?1", [id], |row| row.get(0))?;
+            let at =
+                connection.query_row("SELECT finished_at FROM assignments WHERE id = ?1", [id], |row| row.get(0))?;
             Ok((at, id))
         })
         .transpose()
