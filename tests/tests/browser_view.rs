@@ -1,7 +1,7 @@
 //! A run's page in a real browser: it follows a run and commands it, stays fluid, keeps still while one reads, and takes
 //! what a model wrote for text. Skipped, with a word, where there is no Chromium.
 
-use collimate_tests::chromium::{Chromium, LOOKS};
+use collimate_tests::browser::{self, Browser, Look};
 use collimate_tests::command_line::Home;
 use collimate_tests::shown::{ShownRun, lifelike_update, rollout, status, update};
 use collimate_tests::watching::Served;
@@ -11,7 +11,10 @@ const STATE: &str = "document.querySelector('#state').textContent";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_follows_a_real_run_pauses_it_changes_it_and_lets_it_go_on() {
-    let Some(browser) = Chromium::start().await else { return };
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
     let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
     for stage in ["pretrain", "sft", "reward"] {
         home.succeed(&[stage, "recipe.toml", "--out", "before"]);
@@ -25,42 +28,44 @@ async fn the_page_follows_a_real_run_pauses_it_changes_it_and_lets_it_go_on() {
     let sets: Vec<&str> = sets.into_iter().flat_map(|set| ["--set", set]).collect();
     let arguments = [&["ppo", "recipe.toml", "--out", "r", "--serve=0"][..], &sets].concat();
     let served = Served::run(&mut home.command(&arguments));
-    browser.open(&format!("{}/#token={}", served.viewer.base, served.viewer.token)).await;
-    browser.until(&format!("{STATE} === 'running'")).await;
+    browser.go(&format!("{}/#token={}", served.viewer.base, served.viewer.token)).await;
+    browser.until(&format!("return {STATE} === 'running'")).await;
     let address = browser.run("return location.href").await;
     assert!(!address.as_str().unwrap().contains("token"), "the secret is left in {address}");
     assert_eq!(browser.run("return document.cookie").await, "", "a script can read the session");
 
     let done = "Number(document.querySelector('#progress').value)";
-    browser.until(&format!("{done} > 2")).await;
-    browser.until("document.querySelectorAll('.chart .line path').length > 8").await;
+    browser.until(&format!("return {done} > 2")).await;
+    browser.until("return document.querySelectorAll('.chart .line path').length > 8").await;
     browser.click("#pause").await;
-    browser.until(&format!("{STATE} === 'paused' && document.querySelector('#pause').textContent === 'Resume'")).await;
+    browser
+        .until(&format!("return {STATE} === 'paused' && document.querySelector('#pause').textContent === 'Resume'"))
+        .await;
     browser.click("#change").await;
-    browser.type_into("#new-kl_coef", "0.125").await;
-    browser.type_into("#new-lr", "fast").await;
+    browser.find("#new-kl_coef").await.send_keys("0.125").await.unwrap();
+    browser.find("#new-lr").await.send_keys("fast").await.unwrap();
     browser.click("#change-form button[type=submit]").await;
-    browser.until("document.querySelector('dialog .problem').textContent.includes('is no number')").await;
+    browser.until("return document.querySelector('dialog .problem').textContent.includes('is no number')").await;
     browser.run("document.querySelector('#new-lr').value = '2e-4'").await;
     browser.click("#change-form button[type=submit]").await;
-    browser.until("!document.querySelector('dialog').open").await;
+    browser.until("return !document.querySelector('dialog').open").await;
     browser.click("#pause").await;
-    browser.until(&format!("{STATE} === 'running'")).await;
+    browser.until(&format!("return {STATE} === 'running'")).await;
     browser.run("location.hash = '#events'").await;
-    browser.until("document.querySelector('#events').innerText.includes('kl_coef = 0.125, lr = 0.0002')").await;
+    browser.until("return document.querySelector('#events').innerText.includes('kl_coef = 0.125, lr = 0.0002')").await;
     browser.run("location.hash = '#pipeline'").await;
-    browser.until("document.querySelectorAll('.role.running').length > 5").await;
+    browser.until("return document.querySelectorAll('.role.running').length > 5").await;
     browser.run("location.hash = '#rollouts'").await;
-    browser.until("document.querySelectorAll('.row strong').length > 3").await;
+    browser.until("return document.querySelectorAll('.row strong').length > 3").await;
     browser.click(".row").await;
-    browser.until("document.querySelectorAll('.token').length > 0").await;
+    browser.until("return document.querySelectorAll('.token').length > 0").await;
     let joined = browser
         .run("const row = document.querySelector('.tokens'); return [...row.querySelectorAll('.token')].map((token) => token.textContent).join('')")
         .await;
     assert!(!joined.as_str().unwrap().is_empty());
     assert_eq!(served.interrupt(), Some(130));
     // The run has ended, and the server with it.
-    browser.until(&format!("['not connected', 'ended'].includes({STATE})")).await;
+    browser.until(&format!("return ['not connected', 'ended'].includes({STATE})")).await;
     browser.close().await;
     let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r", "--json"])).unwrap();
     assert!(replayed["until"].as_u64().unwrap() > 2);
@@ -68,14 +73,17 @@ async fn the_page_follows_a_real_run_pauses_it_changes_it_and_lets_it_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_rollouts_stay_fluid_and_what_comes_anew_moves_nothing() {
-    let Some(browser) = Chromium::start().await else { return };
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
     let rollouts: Vec<_> =
         (0..10_000).map(|n| rollout(n / 50, n % 200, &format!("response number {n} of this run"))).collect();
     let run = ShownRun::new(&[update(1, 0.5)], &rollouts);
-    browser.open(&run.link.replace("#token", "#token")).await;
-    browser.until("document.querySelector('nav a[aria-current]')").await;
+    browser.go(&run.link.replace("#token", "#token")).await;
+    browser.until("return document.querySelector('nav a[aria-current]')").await;
     browser.run("location.hash = '#rollouts'").await;
-    browser.until("document.querySelector('.count').textContent.includes('10,000')").await;
+    browser.until("return document.querySelector('.count').textContent.includes('10,000')").await;
     // Scrolls through all of it, a screen and a half each frame, and times the frames.
     let script = "const done = arguments[0], list = document.querySelector('.list'); \
         const frames = []; let last = performance.now(), most = 0; \
@@ -88,24 +96,24 @@ async fn ten_thousand_rollouts_stay_fluid_and_what_comes_anew_moves_nothing() {
     assert!(frames["median"].as_f64().unwrap() < 50.0, "{frames}");
 
     browser.run("document.querySelector('.list').scrollTop = 68 * 500").await;
-    browser.until("document.querySelectorAll('.row strong').length > 5").await;
+    browser.until("return document.querySelectorAll('.row strong').length > 5").await;
     browser.click(".row:nth-child(7)").await;
-    browser.until("document.querySelectorAll('.token').length > 0").await;
+    browser.until("return document.querySelectorAll('.token').length > 0").await;
     let seen = "return [document.querySelector('.list').scrollTop, document.querySelector('.detail').innerText, \
                 [...document.querySelectorAll('.row')].map((row) => row.innerText).join()]";
     let before = browser.run(seen).await;
     for version in 2..6 {
         run.push(&update(version, 0.5), &[rollout(version, 3, "a new one")]);
     }
-    browser.until("document.querySelector('.fresh').textContent === '4 new'").await;
+    browser.until("return document.querySelector('.fresh').textContent === '4 new'").await;
     assert_eq!(browser.run(seen).await, before, "it moved");
     // Pages that are read later belong to the same list.
     browser.run("document.querySelector('.list').scrollTop = 68 * 9998").await;
-    browser.until("[...document.querySelectorAll('.row')].at(-1).innerText.includes('number 0 of')").await;
+    browser.until("return [...document.querySelectorAll('.row')].at(-1).innerText.includes('number 0 of')").await;
     browser.click(".fresh").await;
-    browser.until("document.querySelector('.row').innerText.includes('a new one')").await;
-    browser.type_into("#search", "number 777 ").await;
-    browser.until("document.querySelector('.count').textContent.startsWith('1 rollout')").await;
+    browser.until("return document.querySelector('.row').innerText.includes('a new one')").await;
+    browser.find("#search").await.send_keys("number 777 ").await.unwrap();
+    browser.until("return document.querySelector('.count').textContent.startsWith('1 rollout')").await;
     browser.close().await;
 }
 
@@ -114,20 +122,23 @@ const HOSTILE: &str = "<script>window.hit = 1</script><img src=x onerror='window
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_model_wrote_is_text_whatever_it_holds() {
-    let Some(browser) = Chromium::start().await else { return };
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
     let mut other = rollout(1, 1, &format!("{HOSTILE} and more"));
     other.prompt = HOSTILE.into();
     other.tokens.as_mut().unwrap().prompt = HOSTILE.chars().map(String::from).collect();
     let arabic = rollout(2, 2, "هذا نص عربي مع English كلمات");
     let run = ShownRun::new(&[update(1, 0.5)], &[rollout(0, 1, HOSTILE), other, arabic]);
     run.live.warn(collimate_protocol::PolicyVersion(1), format!("no room for {HOSTILE}"));
-    browser.open(&run.link).await;
-    browser.until("document.querySelector('nav a[aria-current]')").await;
-    browser.until("document.querySelector('.banner.problem').innerText.includes('<script>')").await;
+    browser.go(&run.link).await;
+    browser.until("return document.querySelector('nav a[aria-current]')").await;
+    browser.until("return document.querySelector('.banner.problem').innerText.includes('<script>')").await;
     browser.run("location.hash = '#rollouts'").await;
-    browser.until("document.querySelectorAll('.row strong').length === 3").await;
+    browser.until("return document.querySelectorAll('.row strong').length === 3").await;
     browser.run("[...document.querySelectorAll('.row')][2].click()").await;
-    browser.until("document.querySelectorAll('.token').length > 20").await;
+    browser.until("return document.querySelectorAll('.token').length > 20").await;
     let joined = "return [...document.querySelectorAll('.token')].map((token) => token.textContent).join('')";
     assert_eq!(browser.run(joined).await, HOSTILE);
     for colour in ["1", "2", "3", "4"] {
@@ -135,10 +146,10 @@ async fn what_a_model_wrote_is_text_whatever_it_holds() {
     }
     assert_eq!(browser.run("return document.querySelector('.detail .muted:not(.tools *)').textContent.startsWith('Computed from the scores')").await, true);
     browser.run("[...document.querySelectorAll('.detail button')].find((button) => button.textContent.startsWith('Compare')).click()").await;
-    browser.until("document.querySelectorAll('.aligned p').length >= 4").await;
+    browser.until("return document.querySelectorAll('.aligned p').length >= 4").await;
     assert_eq!(browser.run("return document.querySelector('.aligned .same').textContent").await, HOSTILE);
     browser.run("location.hash = '#events'").await;
-    browser.until("document.querySelector('#events').innerText.includes('<script>')").await;
+    browser.until("return document.querySelector('#events').innerText.includes('<script>')").await;
     let foreign = "return [window.hit ?? null, document.querySelectorAll('main script, main img, main a[href^=javascript]').length]";
     assert_eq!(browser.run(foreign).await, json!([null, 0]));
     browser.close().await;
@@ -146,20 +157,23 @@ async fn what_a_model_wrote_is_text_whatever_it_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_tokens_are_read_by_scrolling() {
-    let Some(browser) = Chromium::start().await else { return };
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
     let long: String =
         (0..100_000u32).map(|n| if n % 7 == 6 { ' ' } else { char::from(b'a' + (n % 26) as u8) }).collect();
     let run = ShownRun::new(&[update(1, 0.5)], &[rollout(0, 1, &long)]);
-    browser.open(&run.link).await;
-    browser.until("document.querySelector('nav a[aria-current]')").await;
+    browser.go(&run.link).await;
+    browser.until("return document.querySelector('nav a[aria-current]')").await;
     browser.run("location.hash = '#rollouts'").await;
-    browser.until("document.querySelectorAll('.row strong').length === 1").await;
+    browser.until("return document.querySelectorAll('.row strong').length === 1").await;
     browser.click(".row").await;
-    browser.until("document.querySelectorAll('.token').length === 100000").await;
+    browser.until("return document.querySelectorAll('.token').length === 100000").await;
     browser.run("const detail = document.querySelector('.detail'); detail.scrollTop = detail.scrollHeight").await;
     let last = "[...document.querySelectorAll('.token')].at(-1).getBoundingClientRect().top < innerHeight";
     browser.run("document.querySelector('.token:last-child')").await;
-    browser.until(&format!("(document.querySelector('.detail').scrollTop = 1e9, {last})")).await;
+    browser.until(&format!("return (document.querySelector('.detail').scrollTop = 1e9, {last})")).await;
     let joined = "return [...document.querySelectorAll('.token')].map((token) => token.textContent).join('').length";
     assert_eq!(browser.run(joined).await, 100_000);
     browser.close().await;
@@ -198,53 +212,65 @@ fn lifelike() -> ShownRun {
     run
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_view_is_accessible_wide_and_narrow_light_and_dark() {
-    let Some(browser) = Chromium::start().await else { return };
-    let run = lifelike();
+/// Looks at every view in one width and one set of colours; what axe-core finds seriously wrong.
+async fn problems_of_every_view(run: &ShownRun, look: Look) -> Vec<String> {
+    let browser = Browser::open(look).await;
+    let name = |view: &str| format!("view-{view}-{}-{}", look.size.0, if look.is_dark { "dark" } else { "light" });
     let mut found = Vec::new();
-    browser.open(&format!("{}/", run.viewer.base)).await;
-    browser.until("!document.querySelector('#login').hidden").await;
-    for look in LOOKS {
-        browser.look(look).await;
-        let name = |view: &str| format!("{view}-{}-{}", look.width, if look.is_dark { "dark" } else { "light" });
-        if look.width == 1280 && !look.is_dark {
-            found.extend(
-                browser.accessibility_problems().await.into_iter().flatten().map(|problem| format!("login: {problem}")),
-            );
-            browser.picture(&name("login")).await;
-            browser.type_into("#login-token", &run.link).await;
-            browser.click("#login-form button").await;
-            browser.until("document.querySelectorAll('.line path').length > 10").await;
-            run.push(&lifelike_update(241), &[]);
-        }
-        for view in ["curves", "pipeline", "rollouts", "compare", "events"] {
-            match view {
-                "compare" => {
-                    browser.run("[...document.querySelectorAll('.detail button')].find((button) => button.textContent.startsWith('Compare'))?.click()").await;
-                    browser.until("document.querySelectorAll('.aligned p').length >= 2").await;
-                }
-                _ => {
-                    browser.run(&format!("location.hash = '#{view}'")).await;
-                    browser.until(&format!("!document.querySelector('#{view}').hidden")).await;
-                }
+    browser.go(&format!("{}/", run.viewer.base)).await;
+    for view in ["login", "curves", "pipeline", "rollouts", "compare", "settings", "events"] {
+        match view {
+            "login" => browser.until("return !document.querySelector('#login').hidden").await,
+            "curves" => {
+                browser.find("#login-token").await.send_keys(&run.link).await.unwrap();
+                browser.click("#login-form button").await;
+                browser.until("return document.querySelectorAll('.line path').length > 10").await;
             }
-            if view == "rollouts" {
-                browser.until("document.querySelectorAll('.row strong').length > 3").await;
-                browser.run("document.querySelectorAll('.row')[2].click()").await;
-                browser.until("document.querySelectorAll('.token').length > 10").await;
-                browser.run("const s = document.querySelector('#colour'); s.value = '4'; s.dispatchEvent(new Event('change'))").await;
+            "compare" => {
+                browser.run("[...document.querySelectorAll('.detail button')].at(0).click()").await;
+                browser.until("return document.querySelectorAll('.aligned p').length >= 2").await;
             }
-            browser
-                .until("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
-                .await;
-            let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-            assert_eq!(browser.run(wide).await, 0, "{} is wider than the window", name(view));
-            browser.picture(&name(view)).await;
-            let problems = browser.accessibility_problems().await;
-            found.extend(problems.into_iter().flatten().map(|problem| format!("{}: {problem}", name(view))));
+            // Only a run in this process has them; this one is made up.
+            "settings" => {
+                browser.run("document.querySelector('#controls').hidden = false").await;
+                browser.click("#change").await;
+            }
+            _ => {
+                browser.run("document.querySelector('dialog').close()").await;
+                browser.run(&format!("location.hash = '#{view}'")).await;
+                browser.until(&format!("return !document.querySelector('#{view}').hidden")).await;
+            }
         }
+        if view == "pipeline" {
+            browser.until("return document.querySelectorAll('.role').length === 8").await;
+        }
+        if view == "rollouts" {
+            browser.until("return document.querySelectorAll('.row strong').length > 3").await;
+            browser.run("document.querySelectorAll('.row')[2].click()").await;
+            browser.until("return document.querySelectorAll('.token').length > 10").await;
+            let colour =
+                "const s = document.querySelector('#colour'); s.value = '4'; s.dispatchEvent(new Event('change'))";
+            browser.run(colour).await;
+        }
+        let over = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.run(over).await, 0, "{} is wider than the window", name(view));
+        browser.screenshot(&name(view)).await;
+        found
+            .extend(browser.serious_violations().await.into_iter().map(|problem| format!("{}: {problem}", name(view))));
     }
     browser.close().await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_is_accessible_wide_and_narrow_light_and_dark() {
+    if !browser::is_there() {
+        return;
+    }
+    let run = lifelike();
+    let mut found = Vec::new();
+    for look in [Look::WIDE, Look::WIDE.dark(), Look::NARROW, Look::NARROW.dark()] {
+        found.extend(problems_of_every_view(&run, look).await);
+    }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

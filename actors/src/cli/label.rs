@@ -164,8 +164,8 @@ fn in_words(overview: &Overview) -> String {
             (Some(mean), Some(error)) => format!("agrees with the others {mean:.3} ± {error:.3} ({n_shared} rankings)"),
             _ => format!("not enough data on agreement ({n_shared} rankings that others made too)"),
         };
-        text += &format!("  {}: {} answers, {against}\n", counts.name, counts.n_answers);
+        text += &format!("  {}: {} answers, {against}\n", counts.name, counts.n_answered);
     }
-    text += &format!("{} tasks on which labelers differ\n", overview.disagreements.len());
+    text += &format!("{} tasks on which labelers differ\n", overview.n_disagreements);
     text
 }

@@ -106,7 +106,9 @@ pub struct Overview {
     pub share_of_first: Option<Measured>,
     /// Each labeler.
     pub labelers: Vec<LabelerOverview>,
-    /// Where they differ most, the worst first.
+    /// Tasks that labelers ranked differently.
+    pub n_disagreements: usize,
+    /// Those on which they differ most, the worst first.
     pub disagreements: Vec<Disagreement>,
 }
 
@@ -119,6 +121,7 @@ pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
     let of_labelers = labeler_agreement(&votes);
     let counts = stats::labelers(connection, now)?;
     let names: BTreeMap<u64, String> = counts.iter().map(|labeler| (labeler.id as u64, labeler.name.clone())).collect();
+    let (n_disagreements, disagreements) = disagreements(connection, &votes, &names)?;
     let all_repeats = consistency(&repeats(&rankings, None));
     Ok(Overview {
         tasks: stats::tasks(connection)?,
@@ -129,7 +132,8 @@ pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
         n_repeats: all_repeats.map_or(0, |repeats| repeats.n_repeats),
         share_of_first: share_of_first(&rankings, None),
         labelers: counts.into_iter().map(|counts| labeler(counts, &rankings, &of_labelers)).collect(),
-        disagreements: disagreements(connection, &votes, &names)?,
+        n_disagreements,
+        disagreements,
     })
 }
 
@@ -177,7 +181,12 @@ fn share_of_first(rankings: &[StatedRanking], labeler: Option<u64>) -> Option<Me
     Some(Measured::of(bias.share_of_first, bias.n_rankings))
 }
 
-fn disagreements(connection: &Connection, votes: &[Vote], names: &BTreeMap<u64, String>) -> Result<Vec<Disagreement>> {
+/// How many there are, and the worst of them.
+fn disagreements(
+    connection: &Connection,
+    votes: &[Vote],
+    names: &BTreeMap<u64, String>,
+) -> Result<(usize, Vec<Disagreement>)> {
     let mut tasks = BTreeMap::<u64, Vec<&Vote>>::new();
     votes.iter().for_each(|vote| tasks.entry(vote.task).or_default().push(vote));
     let mut worst: Vec<(f64, u64, Vec<&Vote>)> = tasks
@@ -186,6 +195,7 @@ fn disagreements(connection: &Connection, votes: &[Vote], names: &BTreeMap<u64, 
         .filter(|(agreement, ..)| *agreement < 1.0)
         .collect();
     worst.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let n_all = worst.len();
     worst.truncate(N_DISAGREEMENTS);
     let begin = |text: &str| -> String { text.chars().take(N_SHOWN).collect() };
     let listed = worst.into_iter().map(|(agreement, number, votes)| {
@@ -204,7 +214,7 @@ fn disagreements(connection: &Connection, votes: &[Vote], names: &BTreeMap<u64, 
             agreement,
         })
     });
-    listed.collect()
+    Ok((n_all, listed.collect::<Result<_>>()?))
 }
 
 /// Over all pairs of a task's labelers.

@@ -189,3 +189,29 @@ pub struct LabeledPreference {
     #[serde(flatten)]
     pub provenance: Provenance,
 }
+
+/// What became of a label in the training of a reward model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsedFor {
+    /// The model learnt from it.
+    Training,
+    /// Its accuracy was measured on it.
+    Heldout,
+    /// It was too long.
+    Nothing,
+}
+
+/// A label that a reward model read: the very revision of a labeler's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelUse {
+    /// The task: a hash of its content.
+    pub task: String,
+    /// Who answered.
+    pub labeler: String,
+    /// Which of that labeler's answers to it.
+    pub revision: u32,
+    /// What became of it.
+    pub used: UsedFor,
+}

@@ -19,6 +19,7 @@ pub const FILES: Assets = assets! {
     "/style/overview.css" => "style/overview.css",
     "/script/api.js" => "script/api.js",
     "/script/dom.js" => "script/dom.js",
+    "/script/dialogs.js" => "script/dialogs.js",
     "/script/text.js" => "script/text.js",
     "/script/keys.js" => "script/keys.js",
     "/script/drag.js" => "script/drag.js",

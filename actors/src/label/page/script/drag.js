@@ -41,9 +41,10 @@ export function makeDraggable(element, area, dropped) {
       over?.classList.remove("over");
       element.classList.remove("left-behind");
       area.classList.remove("is-dragging");
-      // The click that follows is a part of the drag.
-      element.addEventListener("click", (click) => click.stopImmediatePropagation(), { capture: true, once: true });
-      setTimeout(() => element.dispatchEvent(new Event("dragdone")), 0);
+      // The click that follows, if one does, is a part of the drag.
+      const swallow = (click) => click.stopImmediatePropagation();
+      element.addEventListener("click", swallow, { capture: true });
+      setTimeout(() => element.removeEventListener("click", swallow, { capture: true }), 0);
       if (event.type === "pointerup" && over) dropped(over);
     };
     element.addEventListener("pointermove", move);

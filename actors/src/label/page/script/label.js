@@ -1,8 +1,9 @@
 // The page on which people label: it gets a task, shows it, keeps what is put down, and hands it in.
 
 import { Refused, ask, askUntilAnswered } from "./api.js";
-import { byId, fill, h, letter } from "./dom.js";
-import { KEYS, listen } from "./keys.js";
+import { areKeysOn, listUnfinished, showKeys } from "./dialogs.js";
+import { byId, fill, h } from "./dom.js";
+import { listen } from "./keys.js";
 import { makeRanking, makeVerdict } from "./ranking.js";
 import { makeResponse } from "./responses.js";
 import { Drafts, tell } from "./saving.js";
@@ -32,7 +33,7 @@ const own = {
   get later() { return JSON.parse(sessionStorage.getItem("later") ?? "[]"); },
   set later(handles) { sessionStorage.setItem("later", JSON.stringify(handles)); },
 };
-const areKeysOn = () => localStorage.getItem("keys") !== "off";
+const help = () => showKeys(form.flags);
 
 function problem(error) {
   const box = byId("problem");
@@ -197,7 +198,7 @@ function handIn() {
   const page = current;
   if (!page || !page.isComplete()) return;
   return doing(async () => {
-    drafts.drop();
+    await drafts.drop();
     tell("saving", "Saving…");
     const request = { handle: page.task.handle, key: crypto.randomUUID?.() ?? randomKey(), draft: page.draft };
     try {
@@ -222,7 +223,7 @@ function skip() {
   const page = current;
   if (!page) return;
   return doing(async () => {
-    drafts.drop();
+    await drafts.drop();
     await askUntilAnswered("/api/skip", { handle: page.task.handle, draft: page.draft }, () => tell("failed", "No connection. Trying again…"));
     own.handle = null;
     await getNext();
@@ -244,43 +245,14 @@ function goBack() {
 
 async function lookAtUnfinished() {
   const list = (await ask("/api/unfinished")).filter(({ handle }) => handle !== own.handle);
-  const button = byId("open-unfinished");
-  button.hidden = list.length === 0;
-  button.textContent = `Unfinished (${list.length})`;
-  const dialog = byId("unfinished");
-  const takeUp = (handle) => {
-    dialog.close();
-    return doing(async () => {
-      await drafts.flush();
-      const before = current?.task.handle;
-      const task = await ask("/api/resume", { handle });
-      if (before && before !== handle) own.later = [before, ...own.later];
-      show(task);
-      await lookAtUnfinished();
-    });
-  };
-  fill(dialog,
-    h("header", {}, h("h2", { id: "unfinished-title" }, "Unfinished"), h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close")),
-    h("ul", { class: "list" }, list.map(({ handle, begins, is_skipped }) =>
-      h("li", {}, h("button", { type: "button", dir: "auto", onclick: () => takeUp(handle) }, is_skipped ? "Skipped: " : "", begins)))));
-}
-
-function help() {
-  const dialog = byId("keys");
-  const entry = (key, does) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, does)];
-  const switchKeys = h("button", { type: "button", onclick: () => {
-    localStorage.setItem("keys", areKeysOn() ? "off" : "on");
-    switchKeys.textContent = areKeysOn() ? "Turn single keys off" : "Turn single keys on";
-  } }, areKeysOn() ? "Turn single keys off" : "Turn single keys on");
-  fill(dialog,
-    h("header", {}, h("h2", { id: "keys-title" }, "Keys"), h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close")),
-    h("dl", { class: "keys" },
-      entry("1 – 9", "place of the response in focus (two on one place tie); of two: which is better"),
-      entry("0", "no place; of two: a tie"), entry("Shift 1 – 7", "overall score"), entry("← →", "move a letter of the ranking"),
-      KEYS.map(({ key, does }) => entry(key, does)), form.flags.map(({ key, label }) => entry(key, label)),
-      entry("Ctrl ⏎", "submit"), entry("Esc", "leave a text field"), entry("?", "this list")),
-    switchKeys);
-  dialog.showModal();
+  listUnfinished(list, (handle) => doing(async () => {
+    await drafts.flush();
+    const before = current?.task.handle;
+    const task = await ask("/api/resume", { handle });
+    if (before && before !== handle) own.later = [before, ...own.later];
+    show(task);
+    await lookAtUnfinished();
+  }));
 }
 
 // The response that keys are about: the one in focus, or the first without a place.

@@ -24,10 +24,11 @@ export class Drafts {
     this.#timer = setTimeout(() => this.flush().catch(() => {}), PAUSE_MS);
   }
 
-  // Forgets what is waiting: something else says it.
-  drop() {
+  // Forgets what is waiting, since something else says it; and waits for what is on its way, which must not come after.
+  async drop() {
     clearTimeout(this.#timer);
     this.#pending = null;
+    await this.#sending.catch(() => {});
   }
 
   get isWaiting() {
