@@ -52,7 +52,7 @@ async fn the_page_follows_a_real_run_pauses_it_changes_it_and_lets_it_go_on() {
     browser.click("#pause").await;
     browser.until(&format!("return {STATE} === 'running'")).await;
     browser.run("location.hash = '#events'").await;
-    browser.until("return document.querySelector('#events').innerText.includes('kl_coef = 0.125, lr = 0.0002')").await;
+    browser.until("return document.querySelector('#events').innerText.includes('kl_coef = 0.125, lr = 2e−4')").await;
     browser.run("location.hash = '#pipeline'").await;
     browser.until("return document.querySelectorAll('.role.running').length > 5").await;
     browser.run("location.hash = '#rollouts'").await;
@@ -81,7 +81,7 @@ async fn ten_thousand_rollouts_stay_fluid_and_what_comes_anew_moves_nothing() {
         (0..10_000).map(|n| rollout(n / 50, n % 200, &format!("response number {n} of this run"))).collect();
     let run = ShownRun::new(&[update(1, 0.5)], &rollouts);
     browser.go(&run.link.replace("#token", "#token")).await;
-    browser.until("return document.querySelector('nav a[aria-current]')").await;
+    browser.until("return document.querySelector('nav a[aria-current]') !== null").await;
     browser.run("location.hash = '#rollouts'").await;
     browser.until("return document.querySelector('.count').textContent.includes('10,000')").await;
     // Scrolls through all of it, a screen and a half each frame, and times the frames.
@@ -133,7 +133,7 @@ async fn what_a_model_wrote_is_text_whatever_it_holds() {
     let run = ShownRun::new(&[update(1, 0.5)], &[rollout(0, 1, HOSTILE), other, arabic]);
     run.live.warn(collimate_protocol::PolicyVersion(1), format!("no room for {HOSTILE}"));
     browser.go(&run.link).await;
-    browser.until("return document.querySelector('nav a[aria-current]')").await;
+    browser.until("return document.querySelector('nav a[aria-current]') !== null").await;
     browser.until("return document.querySelector('.banner.problem').innerText.includes('<script>')").await;
     browser.run("location.hash = '#rollouts'").await;
     browser.until("return document.querySelectorAll('.row strong').length === 3").await;
@@ -165,7 +165,7 @@ async fn a_hundred_thousand_tokens_are_read_by_scrolling() {
         (0..100_000u32).map(|n| if n % 7 == 6 { ' ' } else { char::from(b'a' + (n % 26) as u8) }).collect();
     let run = ShownRun::new(&[update(1, 0.5)], &[rollout(0, 1, &long)]);
     browser.go(&run.link).await;
-    browser.until("return document.querySelector('nav a[aria-current]')").await;
+    browser.until("return document.querySelector('nav a[aria-current]') !== null").await;
     browser.run("location.hash = '#rollouts'").await;
     browser.until("return document.querySelectorAll('.row strong').length === 1").await;
     browser.click(".row").await;
@@ -190,7 +190,7 @@ fn lifelike() -> ShownRun {
     ];
     let rollouts: Vec<_> = (0..480u64)
         .map(|n| {
-            let mut record = rollout(n / 2, n % 12, texts[(n % 4) as usize]);
+            let mut record = rollout(n / 2, n % 12, texts[((n + n / 12) % 4) as usize]);
             record.score = ((n * 37) % 100) as f32 / 20.0 - 1.0;
             record.prompt = "It was a truth, universally acknowledged, that ".into();
             record.tokens.as_mut().unwrap().prompt = vec![record.prompt.clone()];

@@ -65,6 +65,13 @@ export class Controls {
     for (const change of event.changes) Object.assign(this.settings, change);
   }
 
+  /** Whether an event is the answer to a command from here: checkpoints also come by themselves. */
+  hasAskedFor(event) {
+    const isIt = event.event === 'checkpointed' && this.asksForCheckpoint;
+    if (isIt) this.asksForCheckpoint = false;
+    return isIt;
+  }
+
   #open() {
     for (const [key] of FIELDS) {
       const { input, now } = this.inputs.get(key);
@@ -101,6 +108,7 @@ export class Controls {
     try {
       await post(`control/${command}`);
       if (command === 'checkpoint') {
+        this.asksForCheckpoint = true;
         this.tell(this.isPaused ? 'Asked for: it is kept once the run goes on.' : 'Asked for: it is kept before the next update.');
       }
     } catch (error) {

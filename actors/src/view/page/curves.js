@@ -40,8 +40,8 @@ export class Curves {
     });
     this.whole = h('button', { type: 'button', hidden: true, onclick: () => this.#ask({ range: null }) }, 'Show all');
     this.tools = h('div', { class: 'tools' },
-      h('label', { for: 'axis' }, 'Over'), this.axisSelect,
-      h('label', { for: 'smoothing' }, 'Smoothing'), smoothing, told,
+      h('span', { class: 'pair' }, h('label', { for: 'axis' }, 'Over'), this.axisSelect),
+      h('span', { class: 'pair' }, h('label', { for: 'smoothing' }, 'Smoothing'), smoothing, told),
       this.whole,
       h('p', { class: 'muted hint' }, 'Drag over a chart to look closer, double-click for all. What was recorded stays visible under a smooth line.'));
     this.reload = debounced(() => this.#load(), 150);

@@ -26,7 +26,7 @@ export function number(value, digits = 4) {
   if (!Number.isFinite(value)) return value > 0 ? '∞' : '−∞';
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
-    return value.toExponential(Math.max(0, digits - 2)).replace('e+', 'e').replace('-', '−');
+    return Number(value.toPrecision(digits)).toExponential().replace('e+', 'e').replaceAll('-', '−');
   }
   if (Number.isInteger(value)) return value.toLocaleString('en').replace('-', '−');
   return Number(value.toPrecision(digits)).toLocaleString('en', { maximumSignificantDigits: digits }).replace('-', '−');

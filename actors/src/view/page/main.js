@@ -117,7 +117,7 @@ function heard(message) {
       controls.happened(event);
       showEvents();
       if (isBad(event)) tell(sentence(event), true);
-      else if (['changed', 'checkpointed'].includes(event.event)) tell(sentence(event));
+      else if (event.event === 'changed' || controls.hasAskedFor(event)) tell(sentence(event));
       break;
     }
     case 'stage':

@@ -172,7 +172,8 @@ export class Pipeline {
       const x = 20;
       return svg('g', { class: 'hop weights' },
         svg('path', { d: `M${learner.x + 20} ${learner.y}L${x + 10} ${generator.cy}L${generator.x} ${generator.cy}`, 'marker-end': 'url(#arrow)' }),
-        svg('text', { x: 8, y: generator.cy - 10 }, label));
+        svg('text', { x: 8, y: generator.cy - 26 }, `v${this.status.version}`),
+        stale === undefined ? null : svg('text', { x: 8, y: generator.cy - 10 }, `stale ${number(stale, 2)}`));
     }
     const y = learner.y - 34;
     return svg('g', { class: 'hop weights' },

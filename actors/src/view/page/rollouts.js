@@ -18,6 +18,9 @@ const SORTS = [
   ['n_tokens', false, 'longest'], ['n_tokens', true, 'shortest'],
 ];
 
+/** A field with its label, which stay together. */
+const pair = (id, label, ...fields) => h('span', { class: 'pair' }, h('label', { for: id }, label), fields);
+
 export class Rollouts {
   constructor() {
     this.element = byId('rollouts');
@@ -50,10 +53,10 @@ export class Rollouts {
     this.to = version('to-version', 'To version');
     this.prompt = version('prompt-id', 'Number of the prompt');
     this.filters = h('form', { class: 'tools', role: 'search', onsubmit: (event) => event.preventDefault() },
-      h('label', { for: 'search' }, 'Search'), this.search,
-      h('label', { for: 'sort' }, 'Sort'), this.sort,
-      h('label', { for: 'from-version' }, 'Versions'), this.from, h('span', { 'aria-hidden': 'true' }, '–'), this.to,
-      h('label', { for: 'prompt-id' }, 'Prompt'), this.prompt);
+      pair('search', 'Search', this.search),
+      pair('sort', 'Sort', this.sort),
+      pair('from-version', 'Versions', this.from, h('span', { 'aria-hidden': 'true' }, '–'), this.to),
+      pair('prompt-id', 'Prompt', this.prompt));
   }
 
   begin(run) {
@@ -161,7 +164,7 @@ export class Rollouts {
   #row(idx, row) {
     const attributes = {
       id: `row-${idx}`, class: 'row', role: 'option', 'aria-selected': idx === this.selected ? 'true' : 'false',
-      'aria-posinset': idx + 1, 'aria-setsize': Math.min(this.total, MOST_ROWS), onclick: () => this.choose(idx),
+      'aria-posinset': idx + 1, 'aria-setsize': Math.min(this.total, MOST_ROWS), onclick: () => this.choose(idx).then(() => this.#showDetail()),
     };
     const element = row
       ? h('div', attributes,
@@ -198,7 +201,12 @@ export class Rollouts {
     this.selected = idx;
     this.#scrolled();
     const row = this.pages.get(Math.floor(idx / PAGE))?.[idx % PAGE];
-    if (row) this.open(row.id);
+    if (row) await this.open(row.id);
+  }
+
+  /** On a narrow screen what was chosen stands below the list. */
+  #showDetail() {
+    if (matchMedia('(max-width: 760px)').matches) this.detail.scrollIntoView({ block: 'start' });
   }
 
   async open(id) {
@@ -206,7 +214,7 @@ export class Rollouts {
     const record = await get(`rollouts/${id}`);
     if (opened !== this.opened) return;
     const compare = h('button', { type: 'button', onclick: () => this.#compare(id, record) }, 'Compare with another version');
-    const fact = (name, value) => [h('dt', {}, name), h('dd', {}, value)];
+    const fact = (name, value) => h('div', {}, h('dt', {}, name), h('dd', {}, value));
     const versions = [...new Set(record.versions)];
     this.detail.replaceChildren(
       h('h2', {}, `Prompt ${record.prompt_id}, sample ${record.sample_idx}`),
