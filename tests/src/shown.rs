@@ -20,10 +20,12 @@ use serde::Serialize;
 use crate::fakes::hash;
 use crate::watching::Viewer;
 
+/// What the run is called.
+const NAME: &str = "instructgpt";
+
 /// A run of which some updates are there, and its page.
 pub struct ShownRun {
-    /// Where it lies.
-    pub dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     /// What tells the page what happens.
     pub live: Live,
     /// Looks at the page.
@@ -36,20 +38,21 @@ impl ShownRun {
     /// A run with these updates and rollouts.
     pub fn new(updates: &[UpdateRecord], rollouts: &[RolloutRecord]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let run = RunDir::open(dir.path(), &toml::Table::new()).expect("an empty folder");
+        let root = dir.path().join(NAME);
+        let run = RunDir::open(&root, &toml::Table::new()).expect("an empty folder");
         let ppo = run.begin(Stage::Ppo).expect("a new stage");
         append(ppo.metrics(), updates);
         append(ppo.rollouts(), rollouts);
         let watched = Arc::new(Watched::default());
         directory::load(&ppo, &watched.hub);
         let door = Door::open("0").expect("a free port");
-        let link = door.serve(watched.clone(), dir.path().to_owned()).expect("a thread");
+        let link = door.serve(watched.clone(), root).expect("a thread");
         Self { dir, live: Live::to(watched), viewer: Viewer::of(&link), link }
     }
 
     /// PPO's folder.
     pub fn ppo(&self) -> StageDir {
-        StageDir::at(&self.dir.path().join("ppo"))
+        StageDir::at(&self.dir.path().join(NAME).join("ppo"))
     }
 
     /// Another update, with its rollouts.

@@ -233,6 +233,39 @@ fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_we
     assert!(events.contains("\"changed\"") && events.contains("\"checkpointed\""), "{events}");
 }
 
+/// Nothing of a reward, of a token or of an evaluation is thrown away.
+fn check_rollouts(home: &Home) {
+    let lines = |name: &str| -> Vec<Value> {
+        home.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let joined =
+        |pieces: &Value| -> String { pieces.as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect() };
+    for record in lines("r/ppo/rollouts.jsonl") {
+        let number = |name: &str| record[name].as_f64().unwrap();
+        assert!((number("score") - number("kl_penalty") - number("reward")).abs() < 1e-4, "{record}");
+        assert!(record["gold"].is_number(), "{record}");
+        let tokens = &record["tokens"];
+        assert_eq!(
+            (joined(&tokens["prompt"]), joined(&tokens["response"])),
+            (record["prompt"].as_str().unwrap().to_owned(), record["response"].as_str().unwrap().to_owned(),)
+        );
+        let n = record["response_tokens"].as_array().unwrap().len();
+        for name in ["response", "ref_logprobs", "values", "advantages"] {
+            assert_eq!(tokens[name].as_array().unwrap().len(), n, "{name}: {record}");
+        }
+    }
+    let evaluated = lines("r/ppo/evaluation.jsonl");
+    let of = |policy: &str| -> Vec<&Value> { evaluated.iter().filter(|line| line["policy"] == policy).collect() };
+    let prompts = |lines: Vec<&Value>| -> Vec<String> { lines.iter().map(|line| line["prompt"].to_string()).collect() };
+    assert_eq!(of("before").len(), 12);
+    assert_eq!(prompts(of("before")), prompts(of("after")));
+    assert!(
+        of("before").iter().all(|line| line["kl"].as_f64().unwrap().abs() < 1e-4 && line["gold"].is_number()),
+        "{evaluated:?}"
+    );
+    assert!(of("after").iter().any(|line| line["kl"].as_f64().unwrap().abs() > 1e-4), "{evaluated:?}");
+}
+
 /// Killed beyond a checkpoint, the run does updates again: they are a branch of its curves.
 #[test]
 fn updates_that_are_done_again_after_a_kill_are_a_branch() {
@@ -250,6 +283,8 @@ fn updates_that_are_done_again_after_a_kill_are_a_branch() {
     assert!((11..40).contains(&n_before), "{n_before} updates");
     let newest = n_before - n_before % 7;
     home.succeed(&arguments);
+
+    check_rollouts(&home);
 
     let mut view = home.command(&["view", "r", "--addr", "0"]);
     let mut child = view.stdout(Stdio::piped()).spawn().unwrap();

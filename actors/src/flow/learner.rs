@@ -256,7 +256,11 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
                 step => Ok(step),
             };
         }
-        if self.in_hand.is_some() || self.checkpoint_is_wanted {
+        if self.checkpoint_is_wanted {
+            self.checkpoint_now()?;
+            return Ok(Step::Progressed);
+        }
+        if self.in_hand.is_some() {
             return Ok(Step::Ready);
         }
         let mut any = self.pretrain.as_mut().is_some_and(PretrainStock::fill);
@@ -284,9 +288,6 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
-        if self.checkpoint_is_wanted {
-            return self.checkpoint_now();
-        }
         let Some(input) = self.in_hand.clone() else { return Ok(()) };
         let since = Instant::now();
         let updated = self.update(input.clone())?;

@@ -218,4 +218,38 @@ mod tests {
         assert_eq!(rollouts[0].version, PolicyVersion(0));
         assert_eq!(out.lines()[0]["event"], "updated");
     }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_the_disk_is_full_whoever_looks_is_told_once_and_sees_the_updates_all_the_same() {
+        use std::path::Path;
+
+        use crate::view::live::Watched;
+
+        let dir = tempfile::tempdir().unwrap();
+        let stage = RunDir::open(dir.path(), &toml::Table::new()).unwrap().begin(Stage::Ppo).unwrap();
+        let (out, watched) = (Shared::default(), Arc::new(Watched::default()));
+        let parts = PpoRecorderParts {
+            n_updates: 2,
+            recorded: Recorded { n_rollouts: 1, n_in_detail: 1 },
+            detokenizer: Arc::new(Digits),
+            gold: None,
+            version: PolicyVersion(0),
+            live: Live::to(watched.clone()),
+        };
+        let mut recorder = PpoRecorder::open(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
+        recorder.files.metrics = JsonlWriter::append(Path::new("/dev/full")).unwrap();
+        for version in 1..=2 {
+            let update = UpdateMetrics { version: PolicyVersion(version), ..UpdateMetrics::default() };
+            recorder.record(&update, &batch(version - 1, vec![experience(version, 0.5)])).unwrap();
+        }
+        watched.hub.read(|known| {
+            assert_eq!(known.history.n_updates(), 2);
+            let [told] = &*known.events.iter().collect::<Vec<_>>() else { panic!("{:?}", known.events) };
+            let told = serde_json::to_value(&told.event).unwrap()["message"].as_str().unwrap().to_owned();
+            assert!(told.starts_with("metrics are no longer written: ") && told.contains("No space left"), "{told}");
+        });
+        let warnings = out.lines().iter().filter(|event| event["event"] == "warning").count();
+        assert_eq!(warnings, 1);
+    }
 }
