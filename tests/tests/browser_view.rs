@@ -112,7 +112,7 @@ async fn ten_thousand_rollouts_stay_fluid_and_what_comes_anew_moves_nothing() {
     browser.until("return [...document.querySelectorAll('.row')].at(-1).innerText.includes('number 0 of')").await;
     browser.click(".fresh").await;
     browser.until("return document.querySelector('.row').innerText.includes('a new one')").await;
-    browser.find("#search").await.send_keys("number 777 ").await.unwrap();
+    browser.find("#search").await.send_keys("number 777 of").await.unwrap();
     browser.until("return document.querySelector('.count').textContent.startsWith('1 rollout')").await;
     browser.close().await;
 }

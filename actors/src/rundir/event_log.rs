@@ -1,7 +1,7 @@
 //! `events.jsonl`: what happened in a run besides its updates. Only ever added to: it tells of every attempt.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,7 +42,7 @@ impl EventLog {
     /// The file at `path`, whether it is there or not. A line that was being written when a process died is ended first.
     pub fn open(path: &Path) -> Self {
         let file = File::options().create(true).append(true).open(path);
-        let is_torn = std::fs::read(path).is_ok_and(|bytes| bytes.last().is_some_and(|last| *last != b'\n'));
+        let is_torn = last_byte(path).is_ok_and(|last| last.is_some_and(|last| last != b'\n'));
         let mut log = Self { file: file.ok() };
         if is_torn {
             log.write(b"\n");
@@ -68,6 +68,18 @@ impl EventLog {
             self.file = None;
         }
     }
+}
+
+/// The last byte of a file, where it has any.
+fn last_byte(path: &Path) -> std::io::Result<Option<u8>> {
+    let mut file = File::open(path)?;
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(Some(last[0]))
 }
 
 #[cfg(test)]

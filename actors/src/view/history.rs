@@ -44,7 +44,8 @@ impl Table {
             tokens: last(&self.tokens),
             times: last(&self.times),
             columns: self.columns.iter().map(|(name, column)| (name.clone(), last(column))).collect(),
-            last_elapsed_s: 0.0,
+            // The branch is of the attempt that came to the fork, and its clock goes on.
+            last_elapsed_s: self.columns.get("flow/elapsed_s").map_or(0.0, |column| column[idx]),
         }
     }
 
