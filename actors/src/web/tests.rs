@@ -1,6 +1,6 @@
 //! A small server behind the guard, asked over a real connection.
 
-use axum::routing::{get, post};
+use axum::routing::get;
 use serde::Deserialize;
 use ureq::http::Response as Answer;
 use ureq::{Agent, Body};
@@ -29,7 +29,6 @@ fn serve() -> u16 {
             "/api",
             get(|| async { "read" }).post(|ApiJson(Asked { n }): ApiJson<Asked>| async move { n.to_string() }),
         )
-        .route("/panic", post(|| async { panic!("no handler is reached") }));
     let hosts = Hosts::local().and_url("https://Label.example.org").unwrap();
     let router = secured(router, Guard::new(hosts, MAX_BODY_BYTES));
     let listener = bind::listen("127.0.0.1:0".parse().unwrap(), BindRule::Anybody).unwrap();
@@ -166,6 +165,6 @@ fn urls_of_sites_are_names_and_nothing_more() {
     for url in ["label.example.org", "ftp://x", "https://", "https://x/path", "https://x/?q=1", "not a url"] {
         assert!(Hosts::local().and_url(url).is_err(), "{url}");
     }
-    assert_eq!(guard::local_url("0.0.0.0:9470".parse().unwrap()), "http://127.0.0.1:9470");
-    assert_eq!(guard::local_url("[::1]:9470".parse().unwrap()), "http://[::1]:9470");
+    assert_eq!(local_url("0.0.0.0:9470".parse().unwrap()), "http://127.0.0.1:9470");
+    assert_eq!(local_url("[::1]:9470".parse().unwrap()), "http://[::1]:9470");
 }

@@ -414,7 +414,7 @@ fn a_million_tasks_are_handed_out_as_fast_as_ten() {
         })
         .unwrap();
     let rules = Rules { lease: 30 * MINUTE, screening_threshold: 0.5, repeat_share: 0.05, repeat_after: 20 };
-    let mut times: Vec<std::time::Duration> = (0..2_000_i64)
+    let mut times: Vec<Duration> = (0..2_000_i64)
         .map(|n| {
             let (labeler, rules) = (1 + n % 4, rules.clone());
             let began = std::time::Instant::now();
@@ -430,5 +430,5 @@ fn a_million_tasks_are_handed_out_as_fast_as_ten() {
     times.sort();
     let at = |share: usize| times[times.len() * share / 100];
     println!("1,000,000 tasks: median {:?}, p99 {:?}, worst {:?}", at(50), at(99), times[times.len() - 1]);
-    assert!(at(99) < std::time::Duration::from_millis(50), "p99 {:?}", at(99));
+    assert!(at(99) < Duration::from_millis(50), "p99 {:?}", at(99));
 }
