@@ -237,7 +237,7 @@ fn prompts_alone_are_for_demonstrations_and_rankings_without_a_labeler_are_to_be
 fn bad_files_are_named_by_line_and_key() {
     let home = home();
     let good = json!({ "prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "labeler": "anna" });
-    let mut refused = |change: Value| {
+    let refused = |change: Value| {
         let mut bad = good.clone();
         bad.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         home.write("in.jsonl", format!("{good}\n{bad}\n"));

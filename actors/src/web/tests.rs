@@ -1,6 +1,6 @@
 //! A small server behind the guard, asked over a real connection.
 
-use axum::routing::{get, post};
+use axum::routing::get;
 use serde::Deserialize;
 use ureq::http::Response as Answer;
 use ureq::{Agent, Body};
@@ -21,10 +21,6 @@ const FILES: Assets = Assets(&[
     Asset { path: "/app.css", text: "body {}" },
 ]);
 
-async fn never() -> StatusCode {
-    panic!("no handler is reached")
-}
-
 /// Serves until the test ends; its port.
 fn serve() -> u16 {
     let router = Router::new()
@@ -33,7 +29,6 @@ fn serve() -> u16 {
             "/api",
             get(|| async { "read" }).post(|ApiJson(Asked { n }): ApiJson<Asked>| async move { n.to_string() }),
         )
-        .route("/panic", post(never));
     let hosts = Hosts::local().and_url("https://Label.example.org").unwrap();
     let router = secured(router, Guard::new(hosts, MAX_BODY_BYTES));
     let listener = bind::listen("127.0.0.1:0".parse().unwrap(), BindRule::Anybody).unwrap();
