@@ -224,8 +224,10 @@ export class Rollouts {
         fact('score', number(record.score)),
         record.gold === undefined ? [] : fact('gold', number(record.gold)),
         fact('KL', `${number(record.kl)} nats`),
-        fact('KL penalty', number(record.kl_penalty)),
-        fact('reward', number(record.reward)),
+        // Records from before these were kept have neither.
+        record.kl_penalty === 0 && record.reward === 0
+          ? []
+          : [fact('KL penalty', number(record.kl_penalty)), fact('reward', number(record.reward))],
         fact('tokens', integer(record.response_tokens.length)),
         fact('ended', record.finish === 'end' ? 'by itself' : 'by its length')),
       compare,
