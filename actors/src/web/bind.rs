@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_named() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap();
         let error = listen(taken, BindRule::Anybody).unwrap_err().to_string();
         assert!(error.starts_with(&format!("can't listen on {taken}: ")), "{error}");
     }

@@ -28,7 +28,7 @@ fn serve() -> u16 {
         .route(
             "/api",
             get(|| async { "read" }).post(|ApiJson(Asked { n }): ApiJson<Asked>| async move { n.to_string() }),
-        )
+        );
     let hosts = Hosts::local().and_url("https://Label.example.org").unwrap();
     let router = secured(router, Guard::new(hosts, MAX_BODY_BYTES));
     let listener = bind::listen("127.0.0.1:0".parse().unwrap(), BindRule::Anybody).unwrap();
