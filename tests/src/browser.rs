@@ -151,8 +151,10 @@ impl Browser {
         self.until(&format!("return document.body.innerText.includes({})", json!(text))).await;
     }
 
-    /// Clicks on an element.
+    /// Clicks on an element, in the middle of the screen if it can be.
     pub async fn click(&self, css: &str) {
+        self.find(css).await;
+        self.run(&format!("document.querySelector({}).scrollIntoView({{ block: 'center' }})", json!(css))).await;
         self.find(css).await.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
     }
 

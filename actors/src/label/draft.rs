@@ -99,7 +99,11 @@ impl Draft {
                 Self { response: response.clone(), notes: notes.clone(), ..Self::default() }
             }
             Answer::Ranking(ranking) => Self {
-                places: shown.iter().map(|idx| ranking.ranks.get(*idx).copied()).collect(),
+                // All bad and none better was said without any place.
+                places: match ranking.all_bad && ranking.ranks.iter().all(|rank| *rank == 1) {
+                    true => vec![None; shown.len()],
+                    false => shown.iter().map(|idx| ranking.ranks.get(*idx).copied()).collect(),
+                },
                 all_bad: ranking.all_bad,
                 flags: shown.iter().map(|idx| ranking.flags.get(*idx).cloned().unwrap_or_default()).collect(),
                 scores: shown.iter().map(|idx| ranking.scores.get(*idx).copied().flatten()).collect(),
@@ -171,6 +175,7 @@ mod tests {
     fn all_bad_alone_is_an_answer_in_which_all_tie() {
         let all_bad = Draft { all_bad: true, ..Draft::default() };
         let Ok(Answer::Ranking(ranking)) = all_bad.finish(TaskKind::Rank, &[1, 0], &[]) else { panic!() };
+        assert_eq!(Draft::of(&Answer::Ranking(ranking.clone()), &[1, 0]).places, [None, None]);
         assert_eq!((ranking.ranks, ranking.all_bad), (vec![1, 1], true));
         assert!(!all_bad.is_empty() && Draft::default().is_empty());
         assert!(Draft { places: vec![None; 3], flags: vec![vec![]; 3], ..Draft::default() }.is_empty());

@@ -23,12 +23,10 @@ const FILES: Assets = Assets(&[
 
 /// Serves until the test ends; its port.
 fn serve() -> u16 {
-    let router = Router::new()
-        .merge(FILES.routes())
-        .route(
-            "/api",
-            get(|| async { "read" }).post(|ApiJson(Asked { n }): ApiJson<Asked>| async move { n.to_string() }),
-        )
+    let router = Router::new().merge(FILES.routes()).route(
+        "/api",
+        get(|| async { "read" }).post(|ApiJson(Asked { n }): ApiJson<Asked>| async move { n.to_string() }),
+    );
     let hosts = Hosts::local().and_url("https://Label.example.org").unwrap();
     let router = secured(router, Guard::new(hosts, MAX_BODY_BYTES));
     let listener = bind::listen("127.0.0.1:0".parse().unwrap(), BindRule::Anybody).unwrap();

@@ -72,7 +72,7 @@ pub fn next(connection: &Connection, labeler: i64, wanted: Option<&str>, rules: 
     {
         return Ok(Next::Task(Box::new(assignment)));
     }
-    match screening(connection, labeler, rules, now)? {
+    match screening(connection, labeler, rules)? {
         Screening::Passed => {}
         Screening::Task(task) => return taken(connection, task, labeler, 0, rules, now),
         Screening::Waiting => return Ok(Next::Wait),
@@ -181,7 +181,7 @@ enum Screening {
 }
 
 /// The screening task that is next, or how the screening went.
-fn screening(connection: &Connection, labeler: i64, rules: &Rules, _now: Millis) -> Result<Screening> {
+fn screening(connection: &Connection, labeler: i64, rules: &Rules) -> Result<Screening> {
     let has_passed: Option<bool> = connection
         .prepare_cached("SELECT has_passed FROM labelers WHERE id = ?1")?
         .query_row([labeler], |row| row.get(0))?;
@@ -189,6 +189,12 @@ fn screening(connection: &Connection, labeler: i64, rules: &Rules, _now: Millis)
         Some(true) => return Ok(Screening::Passed),
         Some(false) => return Ok(Screening::Failed),
         None => {}
+    }
+    let is_any: bool = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM tasks WHERE known IS NOT NULL)")?
+        .query_row([], |row| row.get(0))?;
+    if !is_any {
+        return Ok(Screening::Passed);
     }
     // Skipped ones come again at the end.
     let mut statement = connection.prepare_cached(
@@ -212,7 +218,8 @@ fn screening(connection: &Connection, labeler: i64, rules: &Rules, _now: Millis)
 /// Mean agreement of a labeler's answers to screening tasks with the known ranks; `None` without any.
 pub(super) fn screening_agreement(connection: &Connection, labeler: i64) -> Result<Option<f64>> {
     let mut statement = connection.prepare_cached(
-        "SELECT t.known, n.body FROM tasks t JOIN assignments a ON a.task = t.id AND a.pass = 0
+        "SELECT t.known, n.body FROM tasks t INDEXED BY tasks_screening
+         CROSS JOIN assignments a ON a.task = t.id AND a.pass = 0
          JOIN answers n ON n.assignment = a.id
          WHERE t.known IS NOT NULL AND a.labeler = ?1
            AND n.revision = (SELECT max(revision) FROM answers WHERE assignment = a.id)",
