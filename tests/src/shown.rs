@@ -99,7 +99,7 @@ pub fn lifelike_update(version: u64) -> UpdateRecord {
     batch.staleness = Spread { min: 0.0, mean: 0.85 + 0.1 * noise(5), max: 1.0 };
     batch.ended_share = 0.4;
     record.update.train = TrainMetrics {
-        policy_loss: if version % 97 == 0 { f64::NAN } else { -0.02 + 0.01 * noise(6) },
+        policy_loss: if version.is_multiple_of(97) { f64::NAN } else { -0.02 + 0.01 * noise(6) },
         value_loss: 0.9 * (-t / 40.0).exp() + 0.2 + if version == 150 { 3.0 } else { 0.02 * noise(7) },
         ptx_loss: 3.5 + 0.03 * noise(8),
         clip_fraction: 0.03 + 0.02 * noise(9),

@@ -129,11 +129,22 @@ impl Iterator for Messages {
     }
 }
 
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A process that serves a page. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Served {
-    /// The process.
-    pub child: Child,
+    process: Process,
     /// Its page.
     pub viewer: Viewer,
     /// The rest of what it tells, so that it can go on telling.
@@ -143,14 +154,15 @@ pub struct Served {
 impl Served {
     /// Starts a run with `--serve`, and waits for its link.
     pub fn run(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let spawned = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut process = Process(spawned.expect("the binary starts"));
+        let mut stderr = BufReader::new(process.0.stderr.take().expect("it is piped"));
         let mut told = String::new();
         loop {
             let mut line = String::new();
             assert!(stderr.read_line(&mut line).expect("text") > 0, "no link: {told}");
             if let Some((_, link)) = line.split_once("watch and steer the run at ") {
-                return Self { child, viewer: Viewer::of(link), _stderr: stderr };
+                return Self { process, viewer: Viewer::of(link), _stderr: stderr };
             }
             told.push_str(&line);
         }
@@ -159,16 +171,8 @@ impl Served {
     /// Asks it to stop, as Ctrl-C does, and waits for its end; its exit code.
     pub fn interrupt(mut self) -> Option<i32> {
         // SAFETY: the process has not been waited for, so that its number is its own.
-        let sent = unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGINT) };
+        let sent = unsafe { libc::kill(self.process.0.id() as libc::pid_t, libc::SIGINT) };
         assert_eq!(sent, 0);
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.0.wait().expect("it ends").code()
     }
 }
