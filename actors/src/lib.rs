@@ -10,6 +10,9 @@
 //! - [`hub`]: models by name. [`rewards`]: scores from a process in any language. [`device`]: where a role computes. [`process`]: how the process
 //!   is set up for that.
 //! - [`rundir`]: what a run leaves behind. [`observe`]: what is seen while it runs. [`report`]: what is seen afterwards.
+//!   [`view`]: both, in a browser.
+//! - [`label`]: where people rank responses and write demonstrations.
+//! - [`web`]: what every page that is served shares: tokens, sessions, and what is refused.
 //!
 //! Not here: tensors and formulas (`collimate-models`), plain data and messages (`collimate-protocol`), several machines.
 
@@ -19,6 +22,7 @@ pub mod control;
 pub mod device;
 pub mod flow;
 pub mod hub;
+pub mod label;
 pub mod observe;
 pub mod plan;
 pub mod process;
@@ -26,3 +30,5 @@ pub mod report;
 pub mod rewards;
 pub mod rundir;
 pub mod stages;
+pub mod view;
+pub mod web;

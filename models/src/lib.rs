@@ -15,6 +15,8 @@
 //! - [`roles`]: what the actors ask of the models.
 //! - [`data`]: text and records on their way into the stages.
 //! - [`reward`]: built-in reward functions.
+//! - [`curves`]: fewer points and smooth lines, for people to look at.
+//! - [`feedback`]: how far people agree, and what their rankings come to.
 //! - [`durable`]: files that are whole or absent.
 //! - [`rng`]: seeded randomness, a function of (run, prompt, sample).
 //!
@@ -22,9 +24,11 @@
 
 pub mod arch;
 pub mod chat;
+pub mod curves;
 pub mod data;
 pub mod durable;
 pub mod error;
+pub mod feedback;
 pub mod generate;
 pub mod gguf;
 pub mod kernels;

@@ -8,17 +8,23 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::SettingChange;
 use crate::ids::{PolicyVersion, RoleId};
 use crate::records::{UpdateMetrics, WorkSums};
 use crate::ticket::TicketCounts;
 
 /// From whoever holds the run's handle to the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RunCommand {
     /// Every role stops taking work at its next item. Promise: nothing in flight is lost.
     Pause,
     /// Takes back a pause.
     Resume,
+    /// Keep the whole state before the next update begins. What is in flight then is open in it: a run that goes on from
+    /// there issues it again. Where roles pause, it is kept once they go on.
+    Checkpoint,
+    /// Change a setting from the next batch on. Promise: the journal has it with the first update that it holds for.
+    Change(SettingChange),
     /// The update in progress finishes and is published, what else is in flight is dropped as
     /// [`Shutdown`](crate::DropReason::Shutdown) (a checkpoint has it open), then the run ends. A flow that is set to
     /// drain first trains on what fills whole batches; a second `Stop` cuts that short. Promise: every ticket comes home.
@@ -26,12 +32,16 @@ pub enum RunCommand {
 }
 
 /// From the supervisor to a role's actor, and from there to its compute thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RoleCommand {
     /// Take no more work until `Resume`.
     Pause,
     /// Go on.
     Resume,
+    /// To the learner alone: keep the whole state before the next update.
+    Checkpoint,
+    /// To the experience buffer alone: it holds from the next batch on, and travels with that batch to the learner.
+    Change(SettingChange),
     /// To a role that has failed: make anew what computes, start what was in hand again, and go on.
     Restart,
     /// Send every ticket in hand home as dropped, then end.
@@ -147,6 +157,17 @@ pub enum RunEvent {
         /// With what it had failed.
         error: String,
     },
+    /// Settings were changed, from this update on.
+    Changed {
+        /// The version that the first update with them started from.
+        version: PolicyVersion,
+        /// In the order in which they were asked for.
+        changes: Vec<SettingChange>,
+    },
+    /// The run has been told to pause.
+    Paused,
+    /// A pause was taken back.
+    Resumed,
     /// The run's whole state has been kept.
     Checkpointed {
         /// Updates done.

@@ -3,6 +3,7 @@
 //!
 //! All of it is synchronous and runs on the actor's compute thread.
 
+use crate::change::SettingChange;
 use crate::ids::PolicyVersion;
 use crate::records::TrainMetrics;
 use crate::rollout::{ExperienceBatch, FinishReason, PretrainBatch, Prompt, Rollout, ScoredRollout, Snapshot};
@@ -90,6 +91,9 @@ pub trait ExperienceMaker<W>: Send {
         snapshot: &Snapshot<W>,
     ) -> Result<ExperienceBatch, RoleError>;
 
+    /// Changes a setting for the batches to come. One that is none of its own it passes over.
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError>;
+
     /// What it has learned from the batches so far (the KL controller, statistics), as bytes that
     /// [`restore`](Self::restore) reads.
     fn state(&self) -> Result<Vec<u8>, RoleError>;
@@ -111,6 +115,9 @@ pub trait Trainer<W>: Send {
 
     /// One update: all epochs and minibatches of one batch.
     fn update(&mut self, batch: &ExperienceBatch, pretrain: &[PretrainBatch]) -> Result<TrainMetrics, RoleError>;
+
+    /// Changes a setting for the updates to come. One that is none of its own it passes over.
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError>;
 
     /// A real copy of the weights as they are now, with their version.
     fn snapshot(&self) -> Result<Snapshot<W>, RoleError>;

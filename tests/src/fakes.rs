@@ -10,7 +10,7 @@ use collimate_protocol::roles::{
 };
 use collimate_protocol::{
     Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, RoleError, Rollout, ScoredRollout,
-    Snapshot, Ticket,
+    SettingChange, Snapshot, Ticket,
 };
 
 /// The fakes' weights.
@@ -223,6 +223,8 @@ impl Detokenizer for FakeDetokenizer {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FakeExperienceMaker {
     n_seen: u64,
+    /// What the coefficient was set to last, as bits; 0 before.
+    kl_coef: u64,
 }
 
 impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
@@ -243,17 +245,25 @@ impl ExperienceMaker<FakeWeights> for FakeExperienceMaker {
         Ok(ExperienceBatch {
             version,
             experiences: rollouts.into_iter().map(experience).collect(),
-            kl_coef: negative_fraction(hash(&[5, self.n_seen])),
+            kl_coef: negative_fraction(hash(&[5, self.n_seen, self.kl_coef])),
             values_version: snapshot.version,
         })
     }
 
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError> {
+        if let SettingChange::KlCoef(kl_coef) = change {
+            self.kl_coef = kl_coef.to_bits();
+        }
+        Ok(())
+    }
+
     fn state(&self) -> Result<Vec<u8>, RoleError> {
-        Ok(self.n_seen.to_le_bytes().to_vec())
+        Ok([self.n_seen.to_le_bytes(), self.kl_coef.to_le_bytes()].concat())
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
-        self.n_seen = u64::from_le_bytes(state.try_into()?);
+        let (n_seen, kl_coef) = state.split_at_checked(8).ok_or("a state that is cut short")?;
+        (self.n_seen, self.kl_coef) = (u64::from_le_bytes(n_seen.try_into()?), u64::from_le_bytes(kl_coef.try_into()?));
         Ok(())
     }
 }
@@ -275,6 +285,8 @@ pub struct FakeTrainer {
     pub weights: FakeWeights,
     /// Updates done.
     pub version: PolicyVersion,
+    /// What the learning rate was set to last, as bits; 0 before.
+    lr: u64,
     n_pretrain: usize,
     log: SharedLog,
 }
@@ -282,7 +294,7 @@ pub struct FakeTrainer {
 impl FakeTrainer {
     /// A trainer that takes `n_pretrain` batches of text an update.
     pub fn new(n_pretrain: usize, log: SharedLog) -> Self {
-        Self { weights: 1, version: PolicyVersion(0), n_pretrain, log }
+        Self { weights: 1, version: PolicyVersion(0), lr: 0, n_pretrain, log }
     }
 }
 
@@ -301,7 +313,7 @@ impl Trainer<FakeWeights> for FakeTrainer {
                 self.weights = hash(&[self.weights, (*token).into(), version.0, advantage.to_bits().into()]);
             }
         }
-        self.weights = hash(&[self.weights, batch.kl_coef.to_bits().into()]);
+        self.weights = hash(&[self.weights, batch.kl_coef.to_bits().into(), self.lr]);
         for token in pretrain.iter().flat_map(|batch| batch.sequences.iter().flatten()) {
             self.weights = hash(&[self.weights, (*token).into()]);
         }
@@ -322,6 +334,13 @@ impl Trainer<FakeWeights> for FakeTrainer {
         Ok(TrainMetrics { policy_loss: negative_fraction(self.weights).into(), n_steps: 1, ..TrainMetrics::default() })
     }
 
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError> {
+        if let SettingChange::Lr(lr) = change {
+            self.lr = lr.to_bits();
+        }
+        Ok(())
+    }
+
     fn snapshot(&self) -> Result<Snapshot<FakeWeights>, RoleError> {
         self.log.read().published.insert(self.version, self.weights);
         let (policy, value) = (Arc::new(self.weights), Arc::new(hash(&[self.weights])));
@@ -329,13 +348,14 @@ impl Trainer<FakeWeights> for FakeTrainer {
     }
 
     fn state(&self) -> Result<Vec<u8>, RoleError> {
-        Ok([self.version.0.to_le_bytes(), self.weights.to_le_bytes()].concat())
+        Ok([self.version.0, self.weights, self.lr].map(u64::to_le_bytes).concat())
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
-        let (version, weights) = state.split_at_checked(8).ok_or("a state that is cut short")?;
-        self.weights = u64::from_le_bytes(weights.try_into()?);
-        self.version = PolicyVersion(u64::from_le_bytes(version.try_into()?));
+        let numbers: Vec<u64> =
+            state.chunks(8).map(|bytes| Ok(u64::from_le_bytes(bytes.try_into()?))).collect::<Result<_, RoleError>>()?;
+        let [version, weights, lr] = numbers[..] else { return Err("a state that is cut short".into()) };
+        (self.version, self.weights, self.lr) = (PolicyVersion(version), weights, lr);
         Ok(())
     }
 

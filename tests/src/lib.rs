@@ -10,16 +10,24 @@
 //! - [`tiny`]: real models small enough to train in milliseconds.
 //! - [`cases`]: how many cases property tests try.
 //! - [`command_line`]: a folder in which the binary can be run.
+//! - [`shown`]: a run directory that is made up, and its page.
+//! - [`watching`]: a program that looks at a run's page.
+//! - [`labeling`]: `collimate label` as a process, and people who use it.
+//! - [`browser`]: a real browser, where there is one.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
+pub mod browser;
 pub mod cases;
 pub mod command_line;
 pub mod fakes;
 pub mod fixture;
+pub mod labeling;
 pub mod laws;
 pub mod run;
 pub mod sabotage;
 pub mod scenario;
+pub mod shown;
 pub mod strategies;
 pub mod tiny;
+pub mod watching;
 pub mod wrap;

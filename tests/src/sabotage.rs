@@ -10,7 +10,8 @@ use collimate_protocol::roles::{
     ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
 };
 use collimate_protocol::{
-    ExperienceBatch, PolicyVersion, PretrainBatch, Prompt, Role, RoleError, Rollout, ScoredRollout, Snapshot,
+    ExperienceBatch, PolicyVersion, PretrainBatch, Prompt, Role, RoleError, Rollout, ScoredRollout, SettingChange,
+    Snapshot,
 };
 
 use crate::wrap::Fault;
@@ -107,6 +108,10 @@ impl<W: 'static> ExperienceMaker<W> for Sabotaged<dyn ExperienceMaker<W>> {
         Ok(batch)
     }
 
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError> {
+        self.engine.change(change)
+    }
+
     fn state(&self) -> Result<Vec<u8>, RoleError> {
         self.engine.state()
     }
@@ -141,6 +146,10 @@ impl<W, T: Trainer<W>> Trainer<W> for SabotagedTrainer<T> {
         let metrics = self.trainer.update(batch, pretrain)?;
         self.sabotage.as_ref().map_or(Ok(()), Sabotage::strike)?;
         Ok(metrics)
+    }
+
+    fn change(&mut self, change: SettingChange) -> Result<(), RoleError> {
+        self.trainer.change(change)
     }
 
     fn snapshot(&self) -> Result<Snapshot<W>, RoleError> {

@@ -22,7 +22,7 @@ struct Kept(Arc<Mutex<(Vec<JournaledUpdate>, Vec<Checkpoint>)>>);
 impl RunSink for Kept {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
         let tickets = update.metrics.flow.tickets.clone();
-        self.0.lock().unwrap().0.push(JournaledUpdate::of(&update.batch, tickets, update.checksum));
+        self.0.lock().unwrap().0.push(JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum));
         Ok(())
     }
 

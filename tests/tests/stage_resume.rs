@@ -10,6 +10,7 @@ use collimate::rundir::{RunDir, Stage, StageDir};
 use collimate::stages::context::{StageContext, StageError, StageObserver, StopFlag};
 use collimate::stages::recipe::Recipe;
 use collimate::stages::{pretrain, reward, sft};
+use collimate::view::Live;
 use collimate_models::Device;
 use collimate_tests::command_line::{Home, RECIPE};
 
@@ -59,6 +60,7 @@ fn run(home: &Home, stage: Stage, out: &Path, stops_at: Option<u64>) -> (Result<
         device: Device::Cpu,
         out_dir: out.to_owned(),
         stop,
+        live: Live::default(),
         observer: &mut watcher,
         started: Instant::now(),
     };

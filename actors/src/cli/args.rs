@@ -48,6 +48,14 @@ pub enum Command {
     /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
     #[command(after_long_help = "Examples:\n  collimate status runs/mine\n  collimate status 9464")]
     Status(StatusArgs),
+    /// Show a run in a browser: curves, pipeline, rollouts token by token. Follows it while it goes on.
+    #[command(
+        long_about = "Serves a page with the run's curves, its pipeline and its rollouts, and prints the link that opens it. \
+            A run that goes on in another process is followed. To command a run (pause, checkpoint, change settings), \
+            start it with --serve and open the link that it prints.",
+        after_long_help = "Examples:\n  collimate view runs/mine\n  collimate view runs/mine --addr 8080"
+    )]
+    View(ViewArgs),
     /// Do a run of PPO again from its journal, on one thread, and compare every weight.
     #[command(
         long_about = "Does a run of PPO again from its journal, on one thread: every rollout is sampled again under the \
@@ -91,6 +99,25 @@ pub enum Command {
             echo '{\"prompt\": \"It was\", \"response\": \" a happy day.\"}' | collimate score runs/mine/reward/model"
     )]
     Score(ScoreArgs),
+    /// Open a page where people rank responses and write demonstrations; bring tasks in and answers out.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        long_about = "Serves a page on which labelers rank 2 to 9 responses (with ties, flags and scores), compare two, and \
+            write demonstrations. Everything is kept in one SQLite file, DB, which is made if it is absent. Each labeler \
+            gets a link, which is printed once: the file holds a hash of it alone. An answer is acknowledged when the disk \
+            has it. The page is for this machine unless --addr says otherwise; for others, put a proxy that speaks HTTPS \
+            before it and name it by --url.\n\n\
+            What labelers did comes out in the files that the SFT and reward stages read.",
+        after_long_help = "Examples:\n  \
+            collimate label answers.db --tasks responses.jsonl --labeler anna --labeler ben\n  \
+            collimate label answers.db --config label.toml --overlap 3\n  \
+            collimate label export answers.db comparisons.jsonl\n  \
+            collimate label export answers.db demonstrations.parquet --what demonstrations\n  \
+            collimate label agreement answers.db\n  \
+            collimate config label > label.toml"
+    )]
+    Label(LabelArgs),
     /// Look at data before training on it.
     #[command(subcommand)]
     Data(DataCommand),
@@ -155,6 +182,105 @@ pub enum DataCommand {
     Check(DataCheckArgs),
 }
 
+/// What `label` takes.
+#[derive(Debug, Args)]
+pub struct LabelArgs {
+    /// The project's database.
+    #[arg(required = true)]
+    pub db: Option<PathBuf>,
+    /// Settings, a TOML file with a table [label]; `collimate config label` prints one. Its relative paths are relative
+    /// to it.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Change a setting, as in label.lease_minutes=10. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Add a file's tasks: `prompt` and `responses` to rank, or `prompt` alone to write a response. Can be given several
+    /// times, and with the same file again: nothing is doubled.
+    #[arg(long, value_name = "FILE")]
+    pub tasks: Vec<PathBuf>,
+    /// Try labelers with a file's rankings first. Can be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub screening: Vec<PathBuf>,
+    /// Add a labeler. Can be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub labeler: Vec<String>,
+    /// How many labelers answer each task. [default: 1]
+    #[arg(long, value_name = "N")]
+    pub overlap: Option<u32>,
+    /// Serve at this port of the loopback interface, or at ADDRESS:PORT; 0 takes a free port.
+    #[arg(long, value_name = "PORT", default_value = "9470")]
+    pub addr: String,
+    /// Where people reach the page, if not there: https://NAME of a proxy.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<LabelCommand>,
+}
+
+/// What `label` does beside serving.
+#[derive(Debug, Subcommand)]
+pub enum LabelCommand {
+    /// Add tasks from files; and answers, where rows name their `labeler`, as exports do.
+    Import {
+        /// The project's database; made if it is absent.
+        db: PathBuf,
+        /// JSON lines, a JSON array or Parquet.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The files' rankings are right: labelers are tried with them.
+        #[arg(long)]
+        screening: bool,
+        /// How many labelers answer each task.
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "screening")]
+        overlap: u32,
+    },
+    /// Write answers to a file, as JSON lines or Parquet.
+    Export {
+        /// The project's database.
+        db: PathBuf,
+        /// The file: a name that ends in .jsonl or .parquet.
+        file: PathBuf,
+        /// Which answers, in which form.
+        #[arg(long, value_enum, default_value = "comparisons")]
+        what: ExportOf,
+        /// Every revision, with hidden repeats and the screening's: to keep, not to train on.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Print progress, and how far labelers agree.
+    Agreement {
+        /// The project's database.
+        db: PathBuf,
+        /// Print one JSON object, disagreements included.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give labelers new links; their old ones are then good for nothing.
+    Link {
+        /// The project's database.
+        db: PathBuf,
+        /// Names of labelers, or `admin`.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Where people reach the page.
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9470")]
+        url: String,
+    },
+}
+
+/// Which answers `label export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportOf {
+    /// `prompt`, `responses`, `ranks`: what the reward stage reads.
+    Comparisons,
+    /// `prompt`, `response`: what SFT reads.
+    Demonstrations,
+    /// `prompt`, `chosen`, `rejected`: a line for each pair that is no tie.
+    Preferences,
+}
+
 /// What `data check` takes.
 #[derive(Debug, Args)]
 pub struct DataCheckArgs {
@@ -201,6 +327,27 @@ pub struct RunArgs {
     /// ADDRESS:PORT.
     #[arg(long, value_name = "PORT")]
     pub metrics_addr: Option<String>,
+    /// Serve a page to watch the run and to command it (pause, checkpoint, change settings), and print its link: at this
+    /// port of the loopback interface, or at ADDRESS:PORT. [default: 9480]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = crate::view::server::DEFAULT_PORT
+    )]
+    pub serve: Option<String>,
+}
+
+/// What `view` takes.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// The run directory.
+    #[arg(value_name = "RUN_DIR")]
+    pub dir: PathBuf,
+    /// A port of the loopback interface, or ADDRESS:PORT; 0 is any free port.
+    #[arg(long, value_name = "ADDR", default_value = crate::view::server::DEFAULT_PORT)]
+    pub addr: String,
 }
 
 /// What `status` takes.
@@ -346,6 +493,8 @@ pub enum ConfigOf {
     All,
     /// What `collimate plan` assumes; a file of its own.
     Plan,
+    /// How people label: what `collimate label --config` takes; a file of its own.
+    Label,
 }
 
 #[cfg(test)]
@@ -357,6 +506,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn label_serves_a_database_or_does_something_with_it() {
+        let parse = |text: &str| CommandLine::try_parse_from(text.split(' '));
+        assert!(parse("collimate label").is_err());
+        assert!(parse("collimate label a.db --tasks t.jsonl --labeler anna").is_ok());
+        assert!(parse("collimate label export a.db out.jsonl --what preferences").is_ok());
+        assert!(parse("collimate label --overlap 2 export a.db out.jsonl").is_err());
     }
 
     #[test]

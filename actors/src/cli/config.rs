@@ -1,6 +1,7 @@
 //! `config`: a stage's settings, every key with its default and its meaning.
 
 use crate::config::with_comments;
+use crate::label::config::LabelConfig;
 use crate::plan::PlanConfig;
 use crate::stages::ppo_config::PpoStageConfig;
 use crate::stages::pretrain::PretrainConfig;
@@ -23,6 +24,7 @@ pub fn text(of: ConfigOf) -> Result<String, toml::ser::Error> {
             stages.into_iter().map(text).collect::<Result<_, _>>()?
         }
         ConfigOf::Plan => vec![with_comments::<PlanConfig>("")?],
+        ConfigOf::Label => vec![with_comments::<LabelConfig>("label")?],
     };
     Ok(parts.join("\n"))
 }
@@ -42,10 +44,12 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::label::config::LabelFile;
 
     #[test]
     fn everything_that_is_printed_reads_as_a_recipe_of_defaults() {
-        for of in ConfigOf::value_variants().iter().filter(|of| **of != ConfigOf::Plan) {
+        let files_of_their_own = [ConfigOf::Plan, ConfigOf::Label];
+        for of in ConfigOf::value_variants().iter().filter(|of| !files_of_their_own.contains(of)) {
             let text = text(*of).unwrap();
             let read: Recipe =
                 config::parse(&text, Path::new("printed.toml"), &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -65,8 +69,15 @@ mod tests {
     }
 
     #[test]
+    fn the_printed_settings_of_labelling_read_as_the_defaults() {
+        let text = text(ConfigOf::Label).unwrap();
+        let read: LabelFile = config::parse(&text, Path::new("printed.toml"), &[]).unwrap();
+        assert_eq!(read.label, LabelConfig::default());
+    }
+
+    #[test]
     fn every_key_has_a_comment() {
-        let text = text(ConfigOf::All).unwrap() + &text(ConfigOf::Plan).unwrap();
+        let text = [ConfigOf::All, ConfigOf::Plan, ConfigOf::Label].map(|of| text(of).unwrap()).concat();
         let lines: Vec<&str> = text.lines().collect();
         for (idx, line) in lines.iter().enumerate() {
             let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);

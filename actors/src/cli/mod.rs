@@ -3,12 +3,13 @@
 //! - [`args`]: commands and flags, and their help.
 //! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
 //! - [`generate`], [`score`]: a model at work.
-//! - [`status`], [`replay`]: a run of PPO, looked at and done again.
+//! - [`status`], [`view`], [`replay`]: a run of PPO, looked at, in a browser too, and done again.
 //! - [`plan`]: a run of PPO, simulated.
 //! - [`chat`]: a dialogue with a policy.
 //! - [`data`]: files of records, checked.
 //! - [`config`]: a stage's settings, explained.
 //! - [`import`]: models of llama.cpp, adapters of PEFT.
+//! - [`label`]: where people rank responses.
 //! - [`interrupt`]: what Ctrl-C does.
 
 pub mod args;
@@ -18,11 +19,13 @@ pub mod data;
 pub mod generate;
 pub mod import;
 pub mod interrupt;
+pub mod label;
 pub mod plan;
 pub mod replay;
 pub mod run;
 pub mod score;
 pub mod status;
+pub mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -70,7 +73,9 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Reward(args) => return run::run(&args, Some(crate::rundir::Stage::Reward)),
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
         Command::Replay(args) => return replay::run(&args),
+        Command::Label(args) => return label::run(args),
         Command::Status(args) => status::run(&args)?,
+        Command::View(args) => view::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Score(args) => score::run(&args)?,

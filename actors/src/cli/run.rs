@@ -1,6 +1,7 @@
 //! `run` and the stages' commands.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -11,6 +12,9 @@ use crate::rundir::{RunDir, Stage};
 use crate::stages::context::StopFlag;
 use crate::stages::recipe::Recipe;
 use crate::stages::run;
+use crate::view::live::Watched;
+use crate::view::server::Door;
+use crate::view::{Live, directory};
 use crate::{config, device, report};
 
 /// Runs the recipe, or one stage of it.
@@ -27,6 +31,7 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     if let Some(address) = &args.metrics_addr {
         server::serve(server::parse_address(address)?)?;
     }
+    let door = args.serve.as_deref().map(Door::open).transpose()?;
     let dir = RunDir::open(&root, &recipe)?;
     let console = Console::new(args.json);
     for difference in dir.changed() {
@@ -35,7 +40,12 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     let stop = StopFlag::default();
     interrupt::on_ctrl_c(stop.clone()).context("listening for Ctrl-C")?;
 
-    match run::run(&recipe, only, &dir, &console, &stop) {
+    let live = match door {
+        None => Live::default(),
+        Some(door) => serve(door, &dir, &console)?,
+    };
+
+    match run::run(&recipe, only, &dir, &console, &live, &stop) {
         Ok(summary) => {
             console.event(&ConsoleEvent::Finished { dir: &root, summary: &summary });
             if !console.is_json() {
@@ -49,4 +59,13 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
         }
         Err(failure) => Err(failure.into()),
     }
+}
+
+/// Shows the run at this door, as far as it has come in an earlier attempt, and tells the link.
+fn serve(door: Door, dir: &RunDir, console: &Console) -> anyhow::Result<Live> {
+    let watched = Arc::new(Watched::default());
+    directory::load(&dir.stage(Stage::Ppo), &watched.hub);
+    let link = door.serve(watched.clone(), dir.root().to_owned())?;
+    console.tell(&format!("watch and steer the run at {link}"));
+    Ok(Live::to(watched))
 }

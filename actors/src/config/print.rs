@@ -183,6 +183,11 @@ fn plain(value: &DeValue<'_>) -> String {
         DeValue::Float(number) => number.to_string(),
         DeValue::Boolean(flag) => flag.to_string(),
         DeValue::Datetime(time) => time.to_string(),
+        // Tables in a list stand one a line.
+        DeValue::Array(items) if items.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_))) => {
+            let lines: String = items.iter().map(|item| format!("    {},\n", plain(item.get_ref()))).collect();
+            format!("[\n{lines}]")
+        }
         DeValue::Array(items) => {
             format!("[{}]", items.iter().map(|item| plain(item.get_ref())).collect::<Vec<_>>().join(", "))
         }

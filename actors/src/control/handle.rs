@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use collimate_protocol::SettingChange;
 use collimate_protocol::messages::{RunCommand, RunEvent, RunStatus};
 use collimate_protocol::roles::Trainer;
 use ractor::{Actor, ActorRef};
@@ -86,6 +87,26 @@ impl RunControl {
     /// Takes back a pause.
     pub fn resume(&self) {
         self.command(RunCommand::Resume);
+    }
+
+    /// Keeps the whole state before the next update begins; what is in flight then is issued again where a run goes on
+    /// from there. An event tells when it is kept; a pause puts it off.
+    pub fn checkpoint(&self) {
+        self.command(RunCommand::Checkpoint);
+    }
+
+    /// Changes a setting from the next batch on. An event tells with which update it began to hold.
+    ///
+    /// # Errors
+    /// It makes no sense: the key, the value, and what is expected. Nothing has changed.
+    pub fn change(&self, change: SettingChange) -> Result<(), RunError> {
+        match change.problem() {
+            Some(problem) => Err(RunError::Config(problem)),
+            None => {
+                self.command(RunCommand::Change(change));
+                Ok(())
+            }
+        }
     }
 
     /// The update in progress finishes and is published, what else is in flight is dropped, then the run ends in

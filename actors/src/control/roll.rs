@@ -86,14 +86,18 @@ impl Roll {
         self.is_stopping
     }
 
-    /// A run that stops can't be paused.
+    /// Whether the run pauses from now on. One that stops can't be paused.
     pub fn pause(&mut self) -> bool {
-        self.is_paused = !self.is_stopping;
-        self.is_paused
+        if self.is_stopping || self.is_paused {
+            return false;
+        }
+        self.is_paused = true;
+        true
     }
 
-    pub fn resume(&mut self) {
-        self.is_paused = false;
+    /// Whether there was a pause to take back.
+    pub fn resume(&mut self) -> bool {
+        std::mem::take(&mut self.is_paused)
     }
 
     pub fn has_not_ended(&self, role: RoleId) -> bool {

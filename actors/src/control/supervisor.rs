@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use collimate_protocol::RoleId;
 use collimate_protocol::messages::{RoleCommand, RoleReport, RunCommand, RunEvent, RunStatus};
+use collimate_protocol::{Role, RoleId};
 use crossbeam_channel::{bounded, unbounded};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -190,12 +190,17 @@ impl SupervisorState {
             RunCommand::Pause => {
                 if self.roll.pause() {
                     self.command_all(RoleCommand::Pause);
+                    self.tell(RunEvent::Paused);
                 }
             }
             RunCommand::Resume => {
-                self.roll.resume();
-                self.command_all(RoleCommand::Resume);
+                if self.roll.resume() {
+                    self.command_all(RoleCommand::Resume);
+                    self.tell(RunEvent::Resumed);
+                }
             }
+            RunCommand::Checkpoint => self.command_role(Role::Learner, RoleCommand::Checkpoint),
+            RunCommand::Change(change) => self.command_role(Role::ExperienceBuffer, RoleCommand::Change(change)),
             RunCommand::Stop => self.drain_or_stop(),
         }
     }
@@ -303,6 +308,13 @@ impl SupervisorState {
     /// Roles that have ended are not listening any more, which is as good.
     fn command_all(&self, command: RoleCommand) {
         for actor in self.actors.values() {
+            let _ = actor.cast(RoleMessage::Command(command));
+        }
+    }
+
+    /// As above; each of these roles is played by one actor.
+    fn command_role(&self, role: Role, command: RoleCommand) {
+        if let Some(actor) = self.actors.get(&RoleId::only(role)) {
             let _ = actor.cast(RoleMessage::Command(command));
         }
     }

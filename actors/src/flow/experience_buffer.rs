@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use collimate_protocol::roles::ExperienceMaker;
 use collimate_protocol::{
-    DropReason, ExperienceBatch, PolicyVersion, Role, RoleError, RoleId, ScoredRollout, TicketId, TicketOutcome,
+    DropReason, ExperienceBatch, PolicyVersion, Role, RoleError, RoleId, ScoredRollout, SettingChange, TicketId,
+    TicketOutcome,
 };
 use crossbeam_channel::Select;
 
@@ -86,7 +87,19 @@ impl BatchFiller {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReadyBatch {
     pub batch: ExperienceBatch,
+    /// Settings that hold from this batch on.
+    pub changes: Arc<[SettingChange]>,
     pub maker_state: Arc<[u8]>,
+}
+
+/// Rollouts that are to become a batch.
+#[derive(Clone)]
+pub(super) struct FullBatch {
+    /// The version that trains on it.
+    pub version: PolicyVersion,
+    pub rollouts: Vec<ScoredRollout>,
+    /// Settings that hold from it on. What is done again after a failure is done with the same.
+    pub changes: Arc<[SettingChange]>,
 }
 
 /// The worker around a [`BatchFiller`] and an [`ExperienceMaker`].
@@ -96,8 +109,9 @@ pub(super) struct ExperienceBuffer<W> {
     pub latest: Latest<W>,
     pub office: TicketOffice,
     pub scored: Inlet<ScoredRollout>,
-    /// A full batch, and the version that trains on it.
-    pub full: Option<(PolicyVersion, Vec<ScoredRollout>)>,
+    pub full: Option<FullBatch>,
+    /// Settings that are to change with the next batch.
+    pub changes: Vec<SettingChange>,
     pub batches: Outlet<ReadyBatch>,
     /// What the maker has learned from the batches so far; `None` before the first.
     pub maker_state: Option<Arc<[u8]>>,
@@ -124,7 +138,7 @@ impl<W: Send + Sync + 'static> ExperienceBuffer<W> {
 
     /// Sends home what is in hand and will not be trained on.
     fn shut_down(&mut self) -> Result<(), RoleError> {
-        let full = self.full.take().map(|(_, rollouts)| rollouts).unwrap_or_default();
+        let full = self.full.take().map(|full| full.rollouts).unwrap_or_default();
         for scored in full.into_iter().chain(self.filler.take_all()) {
             self.office.shut_down(&scored)?;
         }
@@ -150,7 +164,11 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
         let mut any = false;
         if self.full.is_none() {
             any = self.fill()?;
-            self.full = self.filler.take_full();
+            self.full = self.filler.take_full().map(|(version, rollouts)| FullBatch {
+                version,
+                rollouts,
+                changes: std::mem::take(&mut self.changes).into(),
+            });
         }
         if self.full.is_some() {
             return Ok(Step::Ready);
@@ -167,13 +185,15 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
-        let Some((version, rollouts)) = self.full.clone() else { return Ok(()) };
+        let Some(FullBatch { version, rollouts, changes }) = self.full.clone() else { return Ok(()) };
         let (snapshot, batch_size) = (self.latest.newest(), self.filler.batch_size);
         let learned = self.maker_state.clone().filter(|_| self.is_anew);
+        let changed = changes.clone();
         let (batch, state) = self.maker.call(move |maker| {
             if let Some(state) = learned {
                 maker.restore(&state)?;
             }
+            changed.iter().try_for_each(|change| maker.change(*change))?;
             let batch = maker.assemble(version, rollouts, &snapshot)?;
             check(&batch, version, batch_size)?;
             Ok((batch, maker.state()?))
@@ -182,19 +202,23 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
         (self.full, self.is_anew, self.maker_state) = (None, false, Some(maker_state.clone()));
         let n_tokens = batch.experiences.iter().map(|e| e.scored.rollout.response.len()).sum();
         self.counters.count(1, n_tokens);
-        self.batches.push(ReadyBatch { batch, maker_state });
+        self.batches.push(ReadyBatch { batch, changes, maker_state });
         Ok(())
     }
 
     fn workload(&self) -> Workload {
-        let rollouts = self.full.iter().flat_map(|(_, rollouts)| rollouts).map(|scored| &scored.rollout);
+        let rollouts = self.full.iter().flat_map(|full| &full.rollouts).map(|scored| &scored.rollout);
         let n_tokens = rollouts.map(|rollout| rollout.prompt.tokens.len() + rollout.response.len()).sum();
-        Workload { n_items: self.full.as_ref().map_or(0, |(_, rollouts)| rollouts.len()), n_tokens }
+        Workload { n_items: self.full.as_ref().map_or(0, |full| full.rollouts.len()), n_tokens }
     }
 
     fn recover(&mut self) {
         self.maker.discard();
         self.is_anew = true;
+    }
+
+    fn change(&mut self, change: SettingChange) {
+        self.changes.push(change);
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {

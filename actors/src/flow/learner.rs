@@ -7,7 +7,8 @@ use std::time::Instant;
 use collimate_protocol::records::{BatchMetrics, Checkpoint, FlowMetrics, LedgerState, TrainMetrics, UpdateMetrics};
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{
-    ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, Snapshot, TicketCounts, TicketOutcome,
+    ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, SettingChange, Snapshot, TicketCounts,
+    TicketOutcome,
 };
 use crossbeam_channel::Select;
 
@@ -51,8 +52,18 @@ impl PretrainStock {
 #[derive(Clone)]
 pub(super) struct UpdateInput {
     batch: Arc<ExperienceBatch>,
+    /// Settings that hold from this update on.
+    changes: Arc<[SettingChange]>,
     pretrain: Arc<[PretrainBatch]>,
     maker_state: Arc<[u8]>,
+}
+
+impl UpdateInput {
+    /// Has a trainer do the update.
+    fn train<W>(&self, trainer: &mut impl Trainer<W>) -> Result<TrainMetrics, RoleError> {
+        self.changes.iter().try_for_each(|change| trainer.change(*change))?;
+        trainer.update(&self.batch, &self.pretrain)
+    }
 }
 
 /// What a trainer that is made anew does before it goes on: reads this state, and does these updates again.
@@ -99,6 +110,8 @@ pub(super) struct Learner<W, T> {
     pub has_handed_back: bool,
     pub meter: FlowMeter,
     pub counters: Arc<RoleCounters>,
+    /// Whether the state is to be kept before the next update.
+    pub checkpoint_is_wanted: bool,
     pub is_stopping: bool,
 }
 
@@ -117,7 +130,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         let is_checkpoint = self.config.is_checkpoint(version.next());
         let updated = self.trainer.call(move |trainer| {
             catch_up(trainer, missed)?;
-            let train = trainer.update(&input.batch, &input.pretrain)?;
+            let train = input.train(trainer)?;
             let snapshot = trainer.snapshot()?;
             if snapshot.version != version.next() {
                 return Err(format!("the trainer's version is {} after {version}", snapshot.version).into());
@@ -147,7 +160,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.counters.count(1, batch_metrics.n_tokens);
         let flow = self.flow_metrics(counts, update_s, batch_metrics.n_tokens);
         let metrics = UpdateMetrics { version: self.version, batch: batch_metrics, train, flow };
-        let update = TrainedUpdate { metrics, batch: input.batch.clone(), checksum };
+        let changes = input.changes.clone();
+        let update = TrainedUpdate { metrics, changes, batch: input.batch.clone(), checksum };
         self.trained.push(ToRecord::Update(Box::new(update)));
         (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
         match state.zip(ledger) {
@@ -183,11 +197,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.trained.is_blocked() && !(self.is_stopping && self.trained.receiver_is_gone())
     }
 
-    /// The end: a last checkpoint, and the trainer to whoever started the run.
-    fn hand_back(&mut self) -> Result<Step, RoleError> {
-        if self.has_handed_back {
-            return Ok(Step::Finished);
-        }
+    /// Keeps the state as it is between two updates.
+    fn checkpoint_now(&mut self) -> Result<(), RoleError> {
         let missed = self.missed();
         // Where nothing was done since the last checkpoint, the state is the one that it has.
         let kept = self.past.state.clone().filter(|_| self.past.updates.is_empty());
@@ -195,7 +206,19 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
             catch_up(trainer, missed)?;
             kept.map_or_else(|| trainer.state().map(Arc::from), Ok)
         })?;
+        self.is_anew = false;
+        self.past = Past { state: Some(state.clone()), updates: Vec::new() };
         self.checkpoint(self.state.office.state(), state);
+        self.checkpoint_is_wanted = false;
+        Ok(())
+    }
+
+    /// The end: a last checkpoint, and the trainer to whoever started the run.
+    fn hand_back(&mut self) -> Result<Step, RoleError> {
+        if self.has_handed_back {
+            return Ok(Step::Finished);
+        }
+        self.checkpoint_now()?;
         let trainer = self.trainer.take_out()?.map(|trainer| *trainer);
         *self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner) = trainer;
         self.has_handed_back = true;
@@ -208,7 +231,7 @@ fn catch_up<W>(trainer: &mut impl Trainer<W>, past: Option<Past>) -> Result<(), 
     if let Some(state) = state {
         trainer.restore(&state)?;
     }
-    updates.iter().try_for_each(|input| trainer.update(&input.batch, &input.pretrain).map(drop))
+    updates.iter().try_for_each(|input| input.train(trainer).map(drop))
 }
 
 impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T> {
@@ -233,6 +256,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
                 step => Ok(step),
             };
         }
+        if self.checkpoint_is_wanted {
+            self.checkpoint_now()?;
+            return Ok(Step::Progressed);
+        }
         if self.in_hand.is_some() {
             return Ok(Step::Ready);
         }
@@ -244,11 +271,11 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
             any = true;
         }
         if self.pretrain.as_ref().is_none_or(PretrainStock::is_full)
-            && let Some(ReadyBatch { batch, maker_state }) = self.batch.take()
+            && let Some(ReadyBatch { batch, changes, maker_state }) = self.batch.take()
         {
             let pretrain = self.pretrain.as_mut().map(|pretrain| std::mem::take(&mut pretrain.stock));
             let pretrain = pretrain.unwrap_or_default().into();
-            self.in_hand = Some(UpdateInput { batch: Arc::new(batch), pretrain, maker_state });
+            self.in_hand = Some(UpdateInput { batch: Arc::new(batch), changes, pretrain, maker_state });
             return Ok(Step::Ready);
         }
         if self.batch.is_none() && self.batches.has_ended() {
@@ -279,6 +306,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Worker for Learner<W, T>
     fn recover(&mut self) {
         self.trainer.discard();
         self.is_anew = true;
+    }
+
+    fn checkpoint(&mut self) {
+        self.checkpoint_is_wanted = true;
     }
 
     fn wait<'a>(&'a self, select: &mut Select<'a>) {

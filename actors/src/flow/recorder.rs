@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::records::{Checkpoint, UpdateMetrics};
-use collimate_protocol::{ExperienceBatch, Role, RoleError, RoleId};
+use collimate_protocol::{ExperienceBatch, Role, RoleError, RoleId, SettingChange};
 use crossbeam_channel::Select;
 
 use super::alarms::Alarms;
@@ -47,6 +47,8 @@ impl RunSink for NoSink {
 pub struct TrainedUpdate {
     /// What came of it.
     pub metrics: UpdateMetrics,
+    /// Settings that hold from this update on.
+    pub changes: Arc<[SettingChange]>,
     /// What it trained on.
     pub batch: Arc<ExperienceBatch>,
     /// Checksum of the weights after it.
@@ -77,7 +79,10 @@ impl Recorder {
         // A sink that panics has not recorded the update: no reason to stop either.
         let recorded = uncaught(|| self.sink.updated(&update));
         let recorded = recorded.map_err(RoleError::from).and_then(|recorded| recorded);
-        let metrics = update.metrics;
+        let TrainedUpdate { metrics, changes, batch, .. } = update;
+        if !changes.is_empty() {
+            self.events.push(RunEvent::Changed { version: batch.version, changes: changes.to_vec() });
+        }
         if let Err(error) = recorded
             && self.state.count_sink_failure() == 1
         {

@@ -132,6 +132,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
             }
         }
         let values = self.snapshot(recorded.values_version)?;
+        for change in &recorded.changes {
+            self.maker.change(*change)?;
+            self.trainer.change(*change)?;
+        }
         let batch = self.maker.assemble(recorded.version, scored, &values)?;
         if batch.kl_coef.to_bits() != recorded.kl_coef.to_bits() {
             return Ok(Some(format!("the KL coefficient was {}, and is now {}", recorded.kl_coef, batch.kl_coef)));

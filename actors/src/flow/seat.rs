@@ -175,6 +175,8 @@ impl Seat {
                         (self.report)(RoleReport::Restarted(self.role));
                     }
                 }
+                Ok(RoleCommand::Change(change)) => self.tell(|worker| worker.change(change)),
+                Ok(RoleCommand::Checkpoint) => self.tell(|worker| worker.checkpoint()),
                 Ok(RoleCommand::Stop) => self.stop(),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -186,6 +188,13 @@ impl Seat {
                     return;
                 }
             }
+        }
+    }
+
+    /// What ended needs to hear nothing.
+    fn tell(&mut self, tell: impl FnOnce(&mut dyn Worker)) {
+        if let Some(worker) = &mut self.worker {
+            tell(&mut **worker);
         }
     }
 

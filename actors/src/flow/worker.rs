@@ -1,7 +1,7 @@
 //! What a driver runs: a role as a state machine that never blocks.
 
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::{RoleError, RoleId};
+use collimate_protocol::{RoleError, RoleId, SettingChange};
 use crossbeam_channel::Select;
 
 use super::office::TicketOffice;
@@ -60,6 +60,12 @@ pub trait Worker: Send {
 
     /// After a failed step: throws away what computes, and sees to it that the next steps do again what was in hand.
     fn recover(&mut self) {}
+
+    /// Changes a setting. Only the experience buffer is told: the change travels on from there, with the data.
+    fn change(&mut self, _: SettingChange) {}
+
+    /// Keeps the whole state before the next update. Only the learner is told.
+    fn checkpoint(&mut self) {}
 
     /// Registers what would let a starved worker go on.
     fn wait<'a>(&'a self, select: &mut Select<'a>);

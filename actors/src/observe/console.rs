@@ -150,6 +150,16 @@ impl Console {
         }
     }
 
+    /// What people must see, whether a terminal looks or not; on standard error.
+    pub fn tell(&self, text: &str) {
+        match self.mode {
+            Mode::Bars => self.line(text),
+            Mode::Json | Mode::Quiet => {
+                let _ = writeln!(io::stderr(), "{text}");
+            }
+        }
+    }
+
     /// A warning: to people in any case, since it may be the only sign of what goes wrong.
     pub fn warn(&self, message: &str) {
         match self.mode {

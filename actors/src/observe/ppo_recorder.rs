@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use collimate_protocol::records::UpdateMetrics;
 use collimate_protocol::roles::{Detokenizer, RewardFunction, RewardRequest};
-use collimate_protocol::{Experience, PolicyVersion, RoleError};
+use collimate_protocol::{ExperienceBatch, PolicyVersion, RoleError};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +16,8 @@ use super::update_line::update_line;
 use super::{gauges, numbers};
 use crate::flow::{RunSink, TrainedUpdate};
 use crate::rundir::samples::record_of;
-use crate::rundir::{JsonlWriter, RolloutWriter, RunDirError, StageDir};
+use crate::rundir::{JsonlWriter, Recorded, RolloutWriter, RunDirError, StageDir, branches};
+use crate::view::Live;
 
 /// A line of PPO's `metrics.jsonl`: the update, and what only the recorder knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,7 @@ pub struct PpoRecorder {
     n_updates: u64,
     detokenizer: Arc<dyn Detokenizer>,
     gold: Option<Box<dyn RewardFunction>>,
+    live: Live,
     files: Files,
 }
 
@@ -50,20 +52,23 @@ pub struct PpoRecorderParts {
     /// How many updates there will be.
     pub n_updates: u64,
     /// Rollouts of each update that are written out.
-    pub n_rollouts_recorded: usize,
+    pub recorded: Recorded,
     /// For the text of rollouts.
     pub detokenizer: Arc<dyn Detokenizer>,
     /// Judges each batch, for the curves alone.
     pub gold: Option<Box<dyn RewardFunction>>,
     /// Updates that are done and recorded already.
     pub version: PolicyVersion,
+    /// Who looks at the run in this process.
+    pub live: Live,
 }
 
 impl PpoRecorder {
     /// Starts the stage's files, or goes on with them. What an earlier attempt recorded beyond the version that it goes
-    /// on from is dropped: those updates are done again.
+    /// on from is set aside: those updates are done again.
     pub fn open(dir: &StageDir, console: &Console, parts: PpoRecorderParts) -> Result<Self, RunDirError> {
-        let PpoRecorderParts { n_updates, n_rollouts_recorded, detokenizer, gold, version } = parts;
+        let PpoRecorderParts { n_updates, recorded, detokenizer, gold, version, live } = parts;
+        branches::set_aside(&dir.metrics(), &dir.abandoned_metrics(), version.0)?;
         let is_done = |record: &Value| record["version"].as_u64().is_some_and(|done| done <= version.0);
         let mut tensorboard = EventWriter::create(&dir.tensorboard())?;
         if version > PolicyVersion(0) {
@@ -71,29 +76,34 @@ impl PpoRecorder {
         }
         let files = Files {
             metrics: JsonlWriter::resume(&dir.metrics(), is_done)?,
-            rollouts: RolloutWriter::open(&dir.rollouts(), version, detokenizer.clone(), n_rollouts_recorded)?,
+            rollouts: RolloutWriter::open(&dir.rollouts(), version, detokenizer.clone(), recorded)?,
             tensorboard,
             failed: false,
         };
         let bar = console.bar("ppo", n_updates);
         bar.set_position(version.0);
         bar.reset_eta();
-        Ok(Self { console: console.clone(), bar, n_updates, detokenizer, gold, files })
+        live.load(dir);
+        Ok(Self { console: console.clone(), bar, n_updates, detokenizer, gold, live, files })
     }
 
     /// Records one update. Files that can't be written any more are told of once; only a failing gold scorer or
     /// detokenizer is an error.
-    pub fn record(&mut self, update: &UpdateMetrics, trained: &[Experience]) -> Result<(), RoleError> {
-        let gold = self.gold_of(trained)?;
+    pub fn record(&mut self, update: &UpdateMetrics, batch: &ExperienceBatch) -> Result<(), RoleError> {
+        let gold_scores = self.gold_of(batch)?;
+        let gold = gold_scores.as_deref().and_then(mean);
         gauges::show_update(update);
         self.console.line(&update_line(update, gold, self.n_updates));
         self.console.event(&ConsoleEvent::Updated { gold, update });
         self.bar.set_position(update.version.0);
         let record = UpdateRecord { update: update.clone(), gold };
-        if let Err(error) = self.files.write(&record, trained, &*self.detokenizer) {
+        if let Err(error) = self.files.write(&record, batch, gold_scores.as_deref(), &*self.detokenizer) {
             self.files.failed = true;
-            self.console.warn(&format!("metrics are no longer written: {error}"));
+            let problem = format!("metrics are no longer written: {error}");
+            self.console.warn(&problem);
+            self.live.warn(update.version, problem);
         }
+        self.live.updated(&record);
         Ok(())
     }
 
@@ -102,23 +112,26 @@ impl PpoRecorder {
         self.bar.finish_and_clear();
     }
 
-    fn gold_of(&mut self, trained: &[Experience]) -> Result<Option<f64>, RoleError> {
+    fn gold_of(&mut self, batch: &ExperienceBatch) -> Result<Option<Vec<f32>>, RoleError> {
         let Some(gold) = &mut self.gold else { return Ok(None) };
-        let requests = trained
+        let requests = batch
+            .experiences
             .iter()
             .map(|experience| RewardRequest::of(&experience.scored.rollout, &*self.detokenizer))
             .collect::<Result<Vec<_>, _>>()?;
-        if requests.is_empty() {
-            return Ok(None);
-        }
-        let scores = gold.scores(&requests)?;
-        Ok(Some(scores.iter().map(|&score| f64::from(score)).sum::<f64>() / scores.len() as f64))
+        Ok(Some(gold.scores(&requests)?))
     }
+}
+
+/// The mean of some numbers, if there are any.
+fn mean(numbers: &[f32]) -> Option<f64> {
+    let sum: f64 = numbers.iter().copied().map(f64::from).sum();
+    (!numbers.is_empty()).then(|| sum / numbers.len() as f64)
 }
 
 impl RunSink for PpoRecorder {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
-        self.record(&update.metrics, &update.batch.experiences)
+        self.record(&update.metrics, &update.batch)
     }
 }
 
@@ -139,7 +152,8 @@ impl Files {
     fn write(
         &mut self,
         record: &UpdateRecord,
-        trained: &[Experience],
+        batch: &ExperienceBatch,
+        gold: Option<&[f32]>,
         detokenizer: &dyn Detokenizer,
     ) -> Result<(), RoleError> {
         if self.failed {
@@ -150,11 +164,9 @@ impl Files {
         let scalars = numbers::of(&serde_json::to_value(record)?);
         let scalars = scalars.iter().filter(|(name, _)| name != "version");
         self.tensorboard.scalars(version, scalars.map(|(name, number)| (name.as_str(), *number)))?;
-        // The rollouts were trained on by the update that started from the version before.
-        let started_from = PolicyVersion(version.saturating_sub(1));
-        self.rollouts.write(started_from, trained)?;
-        if let Some(first) = trained.first() {
-            let sample = record_of(started_from, first, detokenizer)?;
+        self.rollouts.write(batch, gold)?;
+        if let Some(first) = batch.experiences.first() {
+            let sample = record_of(batch, first, None, detokenizer)?;
             let text =
                 format!("{}**{}**\n\nscore {:.3}, kl {:.2}", sample.prompt, sample.response, sample.score, sample.kl);
             self.tensorboard.text(version, "rollout", &text)?;
@@ -169,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::observe::console::tests::Shared;
-    use crate::rundir::samples::tests::{Digits, experience};
+    use crate::rundir::samples::tests::{Digits, batch, experience};
     use crate::rundir::{RunDir, Stage, read_jsonl};
 
     struct LastToken;
@@ -187,22 +199,57 @@ mod tests {
         let out = Shared::default();
         let parts = PpoRecorderParts {
             n_updates: 2,
-            n_rollouts_recorded: 1,
+            recorded: Recorded { n_rollouts: 1, n_in_detail: 0 },
             detokenizer: Arc::new(Digits),
             gold: Some(Box::new(LastToken)),
             version: PolicyVersion(0),
+            live: Live::default(),
         };
         let mut recorder = PpoRecorder::open(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
         let mut update = UpdateMetrics { version: PolicyVersion(1), ..UpdateMetrics::default() };
         update.train.policy_loss = f64::NAN;
-        recorder.record(&update, &[experience(0, 0.5), experience(1, 1.5)]).unwrap();
+        recorder.record(&update, &batch(0, vec![experience(0, 0.5), experience(1, 1.5)])).unwrap();
 
         let lines: Vec<Value> = read_jsonl(&stage.metrics()).unwrap();
-        assert_eq!((&lines[0]["version"], &lines[0]["gold"]), (&1.into(), &2.0.into()));
+        assert_eq!((&lines[0]["version"], &lines[0]["gold"]), (&1.into(), &3.0.into()));
         assert!(lines[0]["train"]["policy_loss"].is_null());
         let rollouts: Vec<RolloutRecord> = read_jsonl(&stage.rollouts()).unwrap();
         assert_eq!(rollouts.len(), 1);
         assert_eq!(rollouts[0].version, PolicyVersion(0));
         assert_eq!(out.lines()[0]["event"], "updated");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_the_disk_is_full_whoever_looks_is_told_once_and_sees_the_updates_all_the_same() {
+        use std::path::Path;
+
+        use crate::view::live::Watched;
+
+        let dir = tempfile::tempdir().unwrap();
+        let stage = RunDir::open(dir.path(), &toml::Table::new()).unwrap().begin(Stage::Ppo).unwrap();
+        let (out, watched) = (Shared::default(), Arc::new(Watched::default()));
+        let parts = PpoRecorderParts {
+            n_updates: 2,
+            recorded: Recorded { n_rollouts: 1, n_in_detail: 1 },
+            detokenizer: Arc::new(Digits),
+            gold: None,
+            version: PolicyVersion(0),
+            live: Live::to(watched.clone()),
+        };
+        let mut recorder = PpoRecorder::open(&stage, &Console::json_to(Box::new(out.clone())), parts).unwrap();
+        recorder.files.metrics = JsonlWriter::append(Path::new("/dev/full")).unwrap();
+        for version in 1..=2 {
+            let update = UpdateMetrics { version: PolicyVersion(version), ..UpdateMetrics::default() };
+            recorder.record(&update, &batch(version - 1, vec![experience(version, 0.5)])).unwrap();
+        }
+        watched.hub.read(|known| {
+            assert_eq!(known.history.n_updates(), 2);
+            let [told] = &*known.events.iter().collect::<Vec<_>>() else { panic!("{:?}", known.events) };
+            let told = serde_json::to_value(&told.event).unwrap()["message"].as_str().unwrap().to_owned();
+            assert!(told.starts_with("metrics are no longer written: ") && told.contains("No space left"), "{told}");
+        });
+        let warnings = out.lines().iter().filter(|event| event["event"] == "warning").count();
+        assert_eq!(warnings, 1);
     }
 }

@@ -9,7 +9,7 @@ use collimate_protocol::roles::{
 };
 use collimate_protocol::{
     Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, Role, RoleError, RoleId, Rollout,
-    ScoredRollout, Snapshot,
+    ScoredRollout, SettingChange, Snapshot,
 };
 use rand::Rng;
 
@@ -194,6 +194,10 @@ impl ExperienceMaker<()> for FakeMaker {
         Ok(ExperienceBatch { version, experiences, kl_coef: 0.0, values_version: snapshot.version })
     }
 
+    fn change(&mut self, _: SettingChange) -> Result<(), RoleError> {
+        Ok(())
+    }
+
     fn state(&self) -> Result<Vec<u8>, RoleError> {
         Ok(Vec::new())
     }
@@ -235,6 +239,10 @@ impl Trainer<()> for FakeTrainer {
         }
         self.version = batch.version.next();
         Ok(TrainMetrics::default())
+    }
+
+    fn change(&mut self, _: SettingChange) -> Result<(), RoleError> {
+        Ok(())
     }
 
     fn snapshot(&self) -> Result<Snapshot<()>, RoleError> {

@@ -2,7 +2,7 @@
 //! recognised and dropped, any other damage is an error.
 //!
 //! ```text
-//! header   "collimate journal 1\n"
+//! header   "collimate journal 2\n"
 //! frame    n (u32) | CRC32C of n and the payload (u32) | payload: n bytes, a JournaledUpdate in postcard's encoding
 //! ```
 //!
@@ -17,7 +17,7 @@ use collimate_protocol::records::JournaledUpdate;
 
 use super::RunDirError;
 
-const HEADER: &[u8] = b"collimate journal 1\n";
+const HEADER: &[u8] = b"collimate journal 2\n";
 const FRAME_HEAD: usize = 8;
 
 /// A journal as it was read.

@@ -26,6 +26,12 @@ impl<T: Serialize> JsonlWriter<T> {
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
     }
 
+    /// Adds to a file as it is, which may be absent.
+    pub fn append(path: &Path) -> Result<Self, RunDirError> {
+        let file = File::options().create(true).append(true).open(path).map_err(RunDirError::io(path))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
+    }
+
     /// Goes on with a file, after those of its lines that `keep` wants. A line without an end is not kept: it was being
     /// written when the process died.
     pub fn resume(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<Self, RunDirError> {
@@ -43,8 +49,7 @@ impl<T: Serialize> JsonlWriter<T> {
             }
         }
         atomic::write(path, kept.as_bytes())?;
-        let file = File::options().append(true).open(path).map_err(RunDirError::io(path))?;
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
+        Self::append(path)
     }
 
     /// Adds records and hands them to the operating system, so that a killed process loses none of them.

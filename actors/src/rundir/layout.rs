@@ -41,8 +41,14 @@ impl Stage {
 
 /// Settings that change how fast a run goes, what is shown of it or how it is kept, but not what it comes to. They, and
 /// what stands below them, may differ when a run is continued.
-pub const EXEMPT_KEYS: [&str; 5] =
-    ["ppo.n_rollouts_recorded", "ppo.threads", "ppo.restarts", "ppo.checkpoints.n_kept", "ppo.on_stop"];
+pub const EXEMPT_KEYS: [&str; 6] = [
+    "ppo.n_rollouts_recorded",
+    "ppo.n_rollouts_in_detail",
+    "ppo.threads",
+    "ppo.restarts",
+    "ppo.checkpoints.n_kept",
+    "ppo.on_stop",
+];
 
 /// What a stage other than PPO goes on from, in its folder.
 pub const TRAINING_FILE: &str = "training.safetensors";
@@ -231,6 +237,21 @@ impl StageDir {
     /// All other stages, while they are not complete: what training goes on from.
     pub fn training(&self) -> PathBuf {
         self.path.join(TRAINING_FILE)
+    }
+
+    /// PPO: updates that were done again.
+    pub fn abandoned_metrics(&self) -> PathBuf {
+        self.path.join("metrics.abandoned.jsonl")
+    }
+
+    /// PPO: what both policies answered to the held-out prompts.
+    pub fn evaluation(&self) -> PathBuf {
+        self.path.join("evaluation.jsonl")
+    }
+
+    /// PPO: what happened besides updates.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
     }
 
     /// PPO: sampled rollouts.

@@ -10,7 +10,10 @@
 //!     tb/              the same for TensorBoard
 //!     model/           HuggingFace layout
 //! DIR/reward/comparisons.jsonl   what the labelers ranked
-//! DIR/ppo/rollouts.jsonl         samples with their scores
+//! DIR/ppo/metrics.abandoned.jsonl   updates that were done again, because the run went on from before them
+//! DIR/ppo/rollouts.jsonl         samples with their scores, and rollouts.sqlite, an index of them
+//! DIR/ppo/events.jsonl           what else happened
+//! DIR/ppo/evaluation.jsonl       what both policies answered to the held-out prompts
 //! DIR/ppo/checkpoints/           the run's whole state at some versions, newest last
 //! DIR/ppo/journal.bin            what it takes to run it again bit for bit
 //! DIR/ppo/status.json            the run as it was a moment ago
@@ -19,17 +22,24 @@
 //! - [`layout`]: opening a directory, and where everything lies.
 //! - [`stage_marker`]: the file `complete.json`.
 //! - [`jsonl`]: files of one JSON object a line.
-//! - [`samples`]: the file `rollouts.jsonl`.
+//! - [`samples`]: the file `rollouts.jsonl`; [`pieces`]: the text of each token. [`rollout_index`] and
+//!   [`rollout_query`]: the file beside it.
+//! - [`branches`]: the file `metrics.abandoned.jsonl`. [`event_log`]: the file `events.jsonl`.
 //! - [`status`]: the file `status.json`.
 //! - [`summary`]: the file `summary.json`, made from the markers.
 //! - [`checkpoints`]: the folder `checkpoints`. [`journal`]: the file `journal.bin`.
 //! - [`atomic`]: a file is whole or absent.
 
 pub mod atomic;
+pub mod branches;
 pub mod checkpoints;
+pub mod event_log;
 pub mod journal;
 pub mod jsonl;
 pub mod layout;
+pub mod pieces;
+pub mod rollout_index;
+pub mod rollout_query;
 pub mod samples;
 pub mod stage_marker;
 pub mod status;
@@ -43,7 +53,9 @@ pub use checkpoints::Checkpoints;
 pub use journal::{Journal, JournalWriter};
 pub use jsonl::{JsonlWriter, read_jsonl};
 pub use layout::{RunDir, Stage, StageDir, TRAINING_FILE};
-pub use samples::RolloutWriter;
+pub use rollout_index::RolloutIndex;
+pub use rollout_query::RolloutQuery;
+pub use samples::{Recorded, RolloutWriter};
 pub use stage_marker::StageMarker;
 pub use status::StatusFile;
 

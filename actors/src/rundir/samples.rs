@@ -1,21 +1,35 @@
-//! `rollouts.jsonl`: some of the rollouts of each update, as text with their scores.
+//! `rollouts.jsonl`: some of the rollouts of each update, as text with their scores, and some of those token by token.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
-use collimate_protocol::records::RolloutRecord;
+use collimate_protocol::records::{RolloutRecord, TokenDetail};
 use collimate_protocol::roles::Detokenizer;
-use collimate_protocol::{Experience, PolicyVersion, RoleError};
-use serde_json::Value;
+use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, RoleError};
+use serde::Deserialize;
 
-use super::{JsonlWriter, RunDirError};
+use super::pieces::pieces;
+use super::{JsonlWriter, RolloutIndex, RunDirError};
 
-/// Writes the first rollouts of each batch. Batches are in order of ticket, which no score and no length decides, so
-/// the first ones are a fair sample.
+/// How many rollouts of an update are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// As text with their scores.
+    pub n_rollouts: usize,
+    /// Of those, token by token.
+    pub n_in_detail: usize,
+}
+
+/// Writes the first rollouts of each batch, and keeps the index beside them. Batches are in order of ticket, which no
+/// score and no length decides, so the first ones are a fair sample.
 pub struct RolloutWriter {
     file: JsonlWriter<RolloutRecord>,
+    /// `None` once it could not be written: it can be made again from the file, by whoever needs it.
+    index: Option<RolloutIndex>,
     detokenizer: Arc<dyn Detokenizer>,
-    n_per_update: usize,
+    recorded: Recorded,
 }
 
 impl RolloutWriter {
@@ -24,32 +38,75 @@ impl RolloutWriter {
         path: &Path,
         version: PolicyVersion,
         detokenizer: Arc<dyn Detokenizer>,
-        n_per_update: usize,
+        recorded: Recorded,
     ) -> Result<Self, RunDirError> {
-        let is_earlier = |record: &Value| record["version"].as_u64().is_some_and(|trained_at| trained_at < version.0);
-        Ok(Self { file: JsonlWriter::resume(path, is_earlier)?, detokenizer, n_per_update })
+        let file =
+            File::options().create(true).truncate(false).write(true).open(path).map_err(RunDirError::io(path))?;
+        file.set_len(end_of_earlier(path, version)?).map_err(RunDirError::io(path))?;
+        let index = RolloutIndex::open(path).and_then(|mut index| index.catch_up().map(|_| index)).ok();
+        Ok(Self { file: JsonlWriter::append(path)?, index, detokenizer, recorded })
     }
 
-    /// Adds the update that started from `version` and trained on these.
-    pub fn write(&mut self, version: PolicyVersion, experiences: &[Experience]) -> Result<(), RoleError> {
-        let sampled = experiences.iter().take(self.n_per_update);
+    /// Adds the update that trained on this batch. `gold` has a score for each of its rollouts, or none at all.
+    pub fn write(&mut self, batch: &ExperienceBatch, gold: Option<&[f32]>) -> Result<(), RoleError> {
+        let sampled = batch.experiences.iter().enumerate().take(self.recorded.n_rollouts);
         let records = sampled
-            .map(|experience| record_of(version, experience, &*self.detokenizer))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(self.file.write_all(&records)?)
+            .map(|(idx, experience)| {
+                let gold = gold.and_then(|gold| gold.get(idx).copied());
+                let mut record = record_of(batch, experience, gold, &*self.detokenizer)?;
+                if idx < self.recorded.n_in_detail {
+                    record.tokens = Some(detail_of(batch, experience, &*self.detokenizer)?);
+                }
+                Ok(record)
+            })
+            .collect::<Result<Vec<_>, RoleError>>()?;
+        self.file.write_all(&records)?;
+        if let Some(index) = &mut self.index
+            && index.catch_up().is_err()
+        {
+            self.index = None;
+        }
+        Ok(())
     }
 }
 
-/// A rollout as a line.
+/// Where the lines of updates before `version` end. Versions only rise, so all of them come first.
+fn end_of_earlier(path: &Path, version: PolicyVersion) -> Result<u64, RunDirError> {
+    #[derive(Deserialize)]
+    struct Trained {
+        version: PolicyVersion,
+    }
+    let mut file = BufReader::new(File::open(path).map_err(RunDirError::io(path))?);
+    let (mut end, mut line) = (0, String::new());
+    for number in 1.. {
+        line.clear();
+        let n_bytes = file.read_line(&mut line).map_err(RunDirError::io(path))?;
+        // A line without an end was being written when the process died.
+        if n_bytes == 0 || !line.ends_with('\n') {
+            break;
+        }
+        let trained: Trained =
+            serde_json::from_str(&line).map_err(|error| RunDirError::bad(path, format!("line {number}: {error}")))?;
+        if trained.version >= version {
+            break;
+        }
+        end += n_bytes as u64;
+    }
+    Ok(end)
+}
+
+/// A rollout as a line, without its tokens.
 pub fn record_of(
-    version: PolicyVersion,
+    batch: &ExperienceBatch,
     experience: &Experience,
+    gold: Option<f32>,
     detokenizer: &dyn Detokenizer,
 ) -> Result<RolloutRecord, RoleError> {
     let scored = &experience.scored;
     let rollout = &scored.rollout;
+    let kl = scored.sequence_kl();
     Ok(RolloutRecord {
-        version,
+        version: batch.version,
         prompt_id: rollout.prompt.ticket.prompt_id,
         sample_idx: rollout.prompt.ticket.sample_idx,
         prompt: detokenizer.decode(&rollout.prompt.tokens)?,
@@ -59,8 +116,36 @@ pub fn record_of(
         versions: rollout.versions.clone(),
         finish: rollout.finish,
         score: scored.score,
-        kl: scored.sequence_kl(),
+        gold,
+        kl,
+        kl_penalty: batch.kl_coef * kl,
+        reward: experience.rewards.iter().sum(),
+        tokens: None,
     })
+}
+
+/// A rollout's tokens one by one.
+fn detail_of(
+    batch: &ExperienceBatch,
+    experience: &Experience,
+    detokenizer: &dyn Detokenizer,
+) -> Result<TokenDetail, RoleError> {
+    let rollout = &experience.scored.rollout;
+    let mut response = pieces(rollout.response_body(), detokenizer)?;
+    // An end token.
+    response.resize(rollout.response.len(), String::new());
+    Ok(TokenDetail {
+        prompt: pieces(&rollout.prompt.tokens, detokenizer)?,
+        response,
+        ref_logprobs: rounded(&experience.scored.ref_logprobs),
+        values: rounded(&experience.values),
+        advantages: rounded(&experience.advantages),
+        values_version: batch.values_version,
+    })
+}
+
+fn rounded(numbers: &[f32]) -> Vec<f32> {
+    numbers.iter().map(|number| (number * 1e4).round() / 1e4).collect()
 }
 
 #[cfg(test)]
@@ -82,36 +167,77 @@ pub(crate) mod tests {
         let ticket = Ticket { id: TicketId(ticket), prompt_id: PromptId(ticket), sample_idx: 0 };
         let rollout = Rollout {
             prompt: Prompt { ticket, tokens: vec![1, 2] },
-            response: vec![3, 0],
-            logprobs: vec![-1.0, -0.5],
-            versions: vec![PolicyVersion(0), PolicyVersion(1)],
+            response: vec![3, 4, 0],
+            logprobs: vec![-1.0, -0.5, -0.25],
+            versions: vec![PolicyVersion(0), PolicyVersion(1), PolicyVersion(1)],
             prompt_version: PolicyVersion(0),
-            entropies: vec![1.0, 1.0],
+            entropies: vec![1.0; 3],
             finish: FinishReason::End,
         };
-        let scored = ScoredRollout { rollout, ref_logprobs: vec![-1.5, -0.75], score };
+        let scored = ScoredRollout { rollout, ref_logprobs: vec![-1.5, -0.75, -0.25], score };
         Experience {
             scored,
-            rewards: vec![0.0; 2],
-            values: vec![0.0; 2],
-            advantages: vec![0.0; 2],
-            returns: vec![0.0; 2],
+            rewards: vec![-0.05, -0.025, score],
+            values: vec![0.123_456, 0.2, 0.3],
+            advantages: vec![1.0, -1.0, 0.5],
+            returns: vec![0.0; 3],
         }
     }
 
+    pub(crate) fn batch(version: u64, experiences: Vec<Experience>) -> ExperienceBatch {
+        let (version, values_version) = (PolicyVersion(version), PolicyVersion(version));
+        ExperienceBatch { version, experiences, kl_coef: 0.1, values_version }
+    }
+
+    fn writer(path: &Path, version: u64, n_rollouts: usize, n_in_detail: usize) -> RolloutWriter {
+        let recorded = Recorded { n_rollouts, n_in_detail };
+        RolloutWriter::open(path, PolicyVersion(version), Arc::new(Digits), recorded).unwrap()
+    }
+
     #[test]
-    fn the_first_rollouts_of_an_update_are_written_as_text() {
+    fn the_first_rollouts_of_an_update_are_written_as_text_and_fewer_token_by_token() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rollouts.jsonl");
-        let mut writer = RolloutWriter::open(&path, PolicyVersion(0), Arc::new(Digits), 2).unwrap();
-        writer.write(PolicyVersion(4), &[experience(7, 0.5), experience(8, 1.0), experience(9, 2.0)]).unwrap();
+        let batch = batch(4, vec![experience(7, 0.5), experience(8, 1.0), experience(9, 2.0)]);
+        writer(&path, 0, 2, 1).write(&batch, Some(&[0.1, 0.2, 0.3])).unwrap();
         let records: Vec<RolloutRecord> = read_jsonl(&path).unwrap();
         assert_eq!(records.len(), 2);
+        let first = &records[0];
+        assert_eq!((first.prompt.as_str(), first.response.as_str()), ("1 2", "3 4"), "no end token in the text");
+        assert_eq!((first.gold, first.kl, first.kl_penalty), (Some(0.1), 0.75, 0.1 * 0.75));
+        assert!((first.reward - (0.5 - 0.075)).abs() < 1e-6);
+        let tokens = first.tokens.as_ref().unwrap();
+        assert_eq!((tokens.prompt.concat(), tokens.response.concat()), (first.prompt.clone(), first.response.clone()));
+        assert_eq!(tokens.response, ["3", " 4", ""]);
+        assert_eq!((&*tokens.ref_logprobs, tokens.values[0]), (&[-1.5, -0.75, -0.25][..], 0.1235));
         assert_eq!(
-            (records[0].prompt.as_str(), records[0].response.as_str()),
-            ("1 2", "3"),
-            "no end token in the text"
+            (records[1].version, records[1].prompt_id, &records[1].tokens),
+            (PolicyVersion(4), PromptId(8), &None)
         );
-        assert_eq!((records[1].version, records[1].prompt_id, records[1].kl), (PolicyVersion(4), PromptId(8), 0.75));
+    }
+
+    #[test]
+    fn a_run_that_goes_on_drops_the_rollouts_of_updates_that_it_does_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rollouts.jsonl");
+        let mut first = writer(&path, 0, 1, 1);
+        (0..4).for_each(|version| first.write(&batch(version, vec![experience(version, 0.0)]), None).unwrap());
+        drop(first);
+        std::fs::write(&path, format!("{}{{\"versio", std::fs::read_to_string(&path).unwrap())).unwrap();
+        let mut again = writer(&path, 2, 1, 1);
+        again.write(&batch(2, vec![experience(12, 1.0)]), None).unwrap();
+        let records: Vec<RolloutRecord> = read_jsonl(&path).unwrap();
+        let ids: Vec<(u64, u64)> = records.iter().map(|r| (r.version.0, r.prompt_id.0)).collect();
+        assert_eq!(ids, [(0, 0), (1, 1), (2, 12)]);
+    }
+
+    #[test]
+    fn a_broken_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rollouts.jsonl");
+        std::fs::write(&path, "{\"version\":0}\nnonsense\n").unwrap();
+        let recorded = Recorded { n_rollouts: 1, n_in_detail: 0 };
+        let error = RolloutWriter::open(&path, PolicyVersion(9), Arc::new(Digits), recorded).err().unwrap();
+        assert!(error.to_string().contains("rollouts.jsonl: line 2: "), "{error}");
     }
 }

@@ -16,6 +16,7 @@ use crate::flow::replay::ReplayError;
 use crate::hub::HubError;
 use crate::process;
 use crate::rundir::{RunDirError, TRAINING_FILE};
+use crate::view::Live;
 
 /// Why a stage did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +129,8 @@ pub struct StageContext<'a> {
     pub out_dir: PathBuf,
     /// Checked between steps.
     pub stop: StopFlag,
+    /// Who looks at the run in this process.
+    pub live: Live,
     /// Told what happens.
     pub observer: &'a mut dyn StageObserver,
     /// When the stage began.

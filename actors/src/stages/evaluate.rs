@@ -6,9 +6,9 @@ use collimate_models::arch::{LanguageModel, ModelConfig, Weights};
 use collimate_models::generate::SamplingParams;
 use collimate_models::tokenizer::Tokenizer;
 use collimate_models::train::{LmExample, heldout_nll};
-use collimate_protocol::records::{Estimate, PolicyEvaluation, SampleRecord};
+use collimate_protocol::records::{Estimate, EvaluatedPolicy, EvaluationRecord, PolicyEvaluation, SampleRecord};
 use collimate_protocol::roles::{ReferencePolicy, RewardFunction, RewardRequest};
-use collimate_protocol::{Rollout, ScoredRollout};
+use collimate_protocol::{FinishReason, Rollout, ScoredRollout};
 
 use super::context::{StageError, StageObserver, StopFlag};
 use super::sampling;
@@ -51,9 +51,29 @@ pub struct JudgedResponse {
     pub score: f32,
     /// Its gold score, where there is one.
     pub gold: Option<f32>,
+    /// Its KL to the SFT model (summed k1, nats).
+    pub kl: f32,
+    /// Tokens of the response.
+    pub n_tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
 }
 
 impl JudgedResponse {
+    /// As a line of `evaluation.jsonl`.
+    pub fn record(&self, policy: EvaluatedPolicy) -> EvaluationRecord {
+        EvaluationRecord {
+            policy,
+            prompt: self.prompt.clone(),
+            response: self.response.clone(),
+            n_tokens: self.n_tokens,
+            finish: self.finish,
+            score: self.score,
+            gold: self.gold,
+            kl: self.kl,
+        }
+    }
+
     /// The gold score where there is one, else the score.
     fn verdict(&self) -> f64 {
         f64::from(self.gold.unwrap_or(self.score))
@@ -88,6 +108,9 @@ impl Judge<'_> {
             response: request.response,
             score: scores[idx],
             gold: gold.as_ref().map(|gold| gold[idx]),
+            kl: scored[idx].sequence_kl(),
+            n_tokens: rollouts[idx].response.len(),
+            finish: rollouts[idx].finish,
         });
         let evaluation = PolicyEvaluation {
             score: Estimate::of(scores.iter().copied().map(f64::from)),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use collimate_models::arch::{HeadKind, Weights};
 use collimate_models::roles::PpoLearner;
-use collimate_protocol::PolicyVersion;
 use collimate_protocol::messages::{RunEvent, RunStatus};
-use collimate_protocol::records::PpoSummary;
+use collimate_protocol::records::{EvaluatedPolicy, PpoSummary};
 use collimate_protocol::roles::{Detokenizer, RewardFunction};
+use collimate_protocol::{PolicyVersion, SettingChange};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::context::{StageContext, StageError};
-use super::evaluate::{Judge, side_by_side};
+use super::context::{StageContext, StageError, StageObserver};
+use super::evaluate::{Judge, JudgedResponse, side_by_side};
 use super::outputs::save_trained;
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
@@ -21,7 +21,8 @@ use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
 use crate::process;
-use crate::rundir::{StageDir, StatusFile};
+use crate::rundir::event_log::{EventLog, LoggedEvent};
+use crate::rundir::{JsonlWriter, RunDirError, StageDir, StatusFile};
 
 /// Samples of both policies that the summary keeps.
 const N_SAMPLES: usize = 24;
@@ -73,14 +74,15 @@ pub fn run(
     process::release_freed_memory();
 
     let dir = StageDir::at(&context.out_dir);
-    let Earlier { checkpoint, notes } = earlier(&dir)?;
+    keep_evaluation(&dir, EvaluatedPolicy::Before, &before_samples, context);
+    let Earlier { checkpoint, changes, notes } = earlier(&dir)?;
     notes.iter().for_each(|note| context.observer.note(note));
     let version = checkpoint.as_ref().map(|checkpoint| checkpoint.version).unwrap_or_default();
     let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()?, version })?;
     let sink = Keeper::open(&dir, sink, checkpoint.as_ref(), config.flow.checkpoints.n_kept)?;
     let flow = parts.flow(config, Box::new(sink), checkpoint, context)?;
     context.observer.note(&config.flow.staleness_bound().to_string());
-    let outcome = run_flow(flow, &config.flow, &dir, context)?;
+    let outcome = run_flow(flow, &config.flow, &changes, &dir, context)?;
     // The roles' threads are gone, and what they have freed would not serve the thread that goes on.
     process::release_freed_memory();
     let weights = match outcome.trainer.ema_weights()? {
@@ -100,6 +102,7 @@ pub fn run(
 
     context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
     let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
+    keep_evaluation(&dir, EvaluatedPolicy::After, &after_samples, context);
     Ok(PpoSummary {
         before,
         after,
@@ -111,10 +114,28 @@ pub fn run(
     })
 }
 
-/// Runs the flow to its end in a runtime of its own, in which messages pass and nothing is computed.
+/// Writes down what a policy answered. The run does not end for that: the numbers are in its summary.
+fn keep_evaluation(dir: &StageDir, policy: EvaluatedPolicy, judged: &[JudgedResponse], context: &mut StageContext<'_>) {
+    let records: Vec<_> = judged.iter().map(|judged| judged.record(policy)).collect();
+    let write = || -> Result<(), RunDirError> {
+        let mut file = match policy {
+            // An earlier attempt may have done so before.
+            EvaluatedPolicy::Before => JsonlWriter::create(&dir.evaluation())?,
+            EvaluatedPolicy::After => JsonlWriter::append(&dir.evaluation())?,
+        };
+        file.write_all(&records)
+    };
+    if let Err(error) = write() {
+        context.observer.warn(&format!("the evaluation's responses are not kept: {error}"));
+    }
+}
+
+/// Runs the flow to its end in a runtime of its own, in which messages pass and nothing is computed. `changes` are made
+/// at its start.
 fn run_flow(
     flow: StageFlow,
     config: &FlowConfig,
+    changes: &[SettingChange],
     dir: &StageDir,
     context: &mut StageContext<'_>,
 ) -> Result<FlowOutcome<Weights, PpoLearner>, StageError> {
@@ -130,18 +151,27 @@ fn run_flow(
         let mut stop = context.stop.clone();
         let mut is_stopping = false;
         let mut status_file = StatusFile::new(&dir.status());
+        let live = context.live.clone();
+        live.began(handle.control());
+        let mut log = EventLog::open(&dir.events());
         let mut show = |status: &RunStatus| {
             gauges::show_status(status);
+            live.show_status(status);
             status_file.show(status);
         };
+        for change in changes {
+            control.change(*change)?;
+        }
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Ok(RunEvent::Warning { role, message }) => context.observer.warn(&format!("{role}: {message}")),
-                    Ok(RunEvent::Restarted { role, error }) => {
-                        context.observer.warn(&format!("{role} failed and was started again: {error}"));
+                    Ok(event) => {
+                        tell(&event, context.observer);
+                        let event = LoggedEvent::now(status.borrow().version, event);
+                        log.add(&event);
+                        live.happened(event);
                     }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },
                 changed = status.changed() => match changed {
@@ -156,6 +186,26 @@ fn run_flow(
         }
         // The events may end before the last status was looked at.
         show(&status.borrow_and_update());
+        live.ended();
         Ok(handle.wait().await?)
     })
+}
+
+/// What a person at the terminal is to know of an event.
+fn tell(event: &RunEvent, observer: &mut dyn StageObserver) {
+    match event {
+        RunEvent::Warning { role, message } => observer.warn(&format!("{role}: {message}")),
+        RunEvent::Restarted { role, error } => observer.warn(&format!("{role} failed and was started again: {error}")),
+        RunEvent::Changed { version, changes } => {
+            let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            observer.note(&format!("changed from the update of {version} on: {}", changes.join(", ")));
+        }
+        RunEvent::Paused => observer.note("paused"),
+        RunEvent::Resumed => observer.note("goes on after a pause"),
+        RunEvent::Updated(_)
+        | RunEvent::Checkpointed { .. }
+        | RunEvent::Stopping
+        | RunEvent::Ended { .. }
+        | RunEvent::Failed { .. } => {}
+    }
 }

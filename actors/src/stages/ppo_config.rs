@@ -77,6 +77,9 @@ pub struct PpoSetup {
     pub ptx_seq_len: usize,
     /// Rollouts of each update that are written to rollouts.jsonl.
     pub n_rollouts_recorded: usize,
+    /// Of those, how many are written with each token's text, reference log-probability, value and advantage: about 60
+    /// bytes a token.
+    pub n_rollouts_in_detail: usize,
     /// Where each role computes.
     pub devices: RoleDevices,
     /// What is measured before and after.
@@ -111,6 +114,7 @@ impl Default for PpoSetup {
             n_reward_scorers: 1,
             ptx_seq_len: 128,
             n_rollouts_recorded: 8,
+            n_rollouts_in_detail: 8,
             devices: RoleDevices::default(),
             evaluate: EvaluateConfig::default(),
             gold: None,

@@ -1,16 +1,23 @@
 //! Keeps what a run of PPO goes on from, and what it can be run again by: checkpoints and the journal.
 
-use collimate_protocol::RoleError;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use collimate_protocol::PolicyVersion;
 use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+use collimate_protocol::{RoleError, SettingChange};
 
 use super::context::StageError;
 use crate::flow::{RunSink, TrainedUpdate};
-use crate::rundir::{Checkpoints, JournalWriter, StageDir};
+use crate::rundir::{Checkpoints, Journal, JournalWriter, StageDir};
 
 /// What an earlier attempt left.
 pub(super) struct Earlier {
     /// What to go on from; `None` to start anew.
     pub checkpoint: Option<Checkpoint>,
+    /// Settings that were changed in updates that are done again: what somebody has asked for is not to be lost. Only the
+    /// last change of each.
+    pub changes: Vec<SettingChange>,
     /// What a person should know of it.
     pub notes: Vec<String>,
 }
@@ -21,12 +28,31 @@ pub(super) fn earlier(dir: &StageDir) -> Result<Earlier, StageError> {
     let found = checkpoints.newest()?;
     let mut notes: Vec<String> =
         found.damaged.iter().map(|problem| format!("passed over a checkpoint: {problem}")).collect();
+    let mut changes = Vec::new();
     if let Some(checkpoint) = &found.checkpoint {
+        changes = changes_since(&dir.journal(), checkpoint.version)?;
+        if !changes.is_empty() {
+            let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            notes.push(format!("changed anew, as before in updates that are done again: {}", changes.join(", ")));
+        }
         checkpoints.remove_after(checkpoint.version)?;
         let n_open = checkpoint.ledger.open.len();
         notes.push(format!("goes on from the checkpoint of {}; {n_open} tickets are issued again", checkpoint.version));
     }
-    Ok(Earlier { checkpoint: found.checkpoint, notes })
+    Ok(Earlier { checkpoint: found.checkpoint, changes, notes })
+}
+
+/// The last change of each setting from the update of `version` on. A journal that is absent has none; that it should be
+/// there is for whoever goes on with it to say.
+fn changes_since(journal: &Path, version: PolicyVersion) -> Result<Vec<SettingChange>, StageError> {
+    if !journal.exists() {
+        return Ok(Vec::new());
+    }
+    let journal = Journal::read(journal)?;
+    let again = journal.updates.iter().filter(|update| update.version >= version);
+    let mut last = BTreeMap::new();
+    last.extend(again.flat_map(|update| &update.changes).map(|change| (change.key(), *change)));
+    Ok(last.into_values().collect())
 }
 
 /// A sink around another.
@@ -55,7 +81,7 @@ impl Keeper {
 impl RunSink for Keeper {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
         let tickets = update.metrics.flow.tickets.clone();
-        let record = JournaledUpdate::of(&update.batch, tickets, update.checksum);
+        let record = JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum);
         let journaled = self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&record));
         if journaled.is_err() {
             self.journal = None;

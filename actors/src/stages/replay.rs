@@ -13,6 +13,7 @@ use crate::device;
 use crate::flow::NoSink;
 use crate::flow::replay::Replay;
 use crate::rundir::{Checkpoints, Journal, RunDir, Stage};
+use crate::view::Live;
 
 /// From where to where.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +64,7 @@ pub fn run(
         device: device::open(&recipe.device.0)?,
         out_dir: folder.path().to_owned(),
         stop: stop.clone(),
+        live: Live::default(),
         observer,
         started,
     };

@@ -25,7 +25,7 @@ use super::outputs::save_trained;
 use super::recipe::CorpusConfig;
 use super::sft_data::cut;
 use super::training_file::TrainingFile;
-use super::{labeler, sampling};
+use super::{labeler, labels_used, sampling};
 
 /// Demonstrations whose mean score is shifted to 0.
 const N_BIAS_DEMONSTRATIONS: usize = 512;
@@ -134,7 +134,10 @@ pub fn run(
     let limit = LengthLimit::new(config.max_tokens, files.config.context_len, config.too_long)?;
     let mut counts = LengthCounts::default();
     let fitted = tokenize_comparisons(&records, &files.tokenizer, limit)?.into_iter();
-    let ranked: Vec<RankedResponses> = fitted.filter_map(|one| counts.count(one)).collect();
+    let fitted: Vec<Option<RankedResponses>> = fitted.map(|one| counts.count(one)).collect();
+    let is_kept: Vec<bool> = fitted.iter().map(Option::is_some).collect();
+    labels_used::write(&context.out_dir, &comparisons_path, &is_kept, config.heldout_share)?;
+    let ranked: Vec<RankedResponses> = fitted.into_iter().flatten().collect();
     if let Some(told) = counts.tell("comparisons", limit) {
         context.observer.warn(&told);
     }

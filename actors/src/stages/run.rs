@@ -13,7 +13,8 @@ use super::recipe::Recipe;
 use super::{ppo, pretrain, reward, sft};
 use crate::observe::ppo_recorder::PpoRecorderParts;
 use crate::observe::{Console, ConsoleEvent, PpoRecorder, StageRecorder};
-use crate::rundir::{RunDir, RunDirError, Stage, StageDir, StageMarker, summary};
+use crate::rundir::{Recorded, RunDir, RunDirError, Stage, StageDir, StageMarker, summary};
+use crate::view::Live;
 use crate::{device, process, report};
 
 /// How a run fails. What was finished before stays, and the same command continues after it.
@@ -48,6 +49,7 @@ pub fn run(
     only: Option<Stage>,
     dir: &RunDir,
     console: &Console,
+    live: &Live,
     stop: &StopFlag,
 ) -> Result<Summary, RunFailure> {
     let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lists(recipe, *stage)).collect();
@@ -59,7 +61,7 @@ pub fn run(
     if let Some(only) = only.filter(|only| !stages.contains(only)) {
         return Err(RunFailure::Recipe(format!("the recipe has no [{}] table", only.name())));
     }
-    let runner = Runner { recipe, dir, console, stop };
+    let runner = Runner { recipe, dir, console, live, stop };
     for stage in stages.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
         let done = runner.stage(stage);
         // What there is so far is worth a page also when the stage failed. A page can be made again by
@@ -86,6 +88,7 @@ struct Runner<'a> {
     recipe: &'a Recipe,
     dir: &'a RunDir,
     console: &'a Console,
+    live: &'a Live,
     stop: &'a StopFlag,
 }
 
@@ -116,10 +119,14 @@ impl Runner<'_> {
                     ppo::run(config, &sft, reward_model.as_deref(), corpus, context, |parts| {
                         let parts = PpoRecorderParts {
                             n_updates: config.flow.n_updates,
-                            n_rollouts_recorded: config.stage.n_rollouts_recorded,
+                            recorded: Recorded {
+                                n_rollouts: config.stage.n_rollouts_recorded,
+                                n_in_detail: config.stage.n_rollouts_in_detail,
+                            },
                             detokenizer: parts.detokenizer,
                             gold: parts.gold,
                             version: parts.version,
+                            live: self.live.clone(),
                         };
                         Ok(Box::new(PpoRecorder::open(folder, self.console, parts)?))
                     })
@@ -143,6 +150,7 @@ impl Runner<'_> {
         let at = |source: StageError| RunFailure::Stage { stage, source };
         let device = device::open(&self.recipe.device.0).map_err(|error| at(error.into()))?;
         self.console.event(&ConsoleEvent::StageStarted { stage });
+        self.live.stage_began(stage);
         let folder = self.dir.begin(stage)?;
         // PPO's updates have a recorder of their own.
         let mut recorder = match stage {
@@ -154,6 +162,7 @@ impl Runner<'_> {
             device,
             out_dir: folder.path().to_owned(),
             stop: self.stop.clone(),
+            live: self.live.clone(),
             observer: &mut recorder,
             started: Instant::now(),
         };

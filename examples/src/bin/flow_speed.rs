@@ -20,6 +20,7 @@ use collimate::stages::ppo_parts::PpoParts;
 use collimate::stages::recipe::Recipe;
 use collimate::stages::run::input_models;
 use collimate::stages::sampling::sample_all;
+use collimate::view::Live;
 use collimate::{config, device, process};
 use collimate_protocol::roles::{RewardRequest, Trainer};
 use collimate_protocol::{Prompt, Role, RoleError, ScoredRollout, Ticket, TicketId};
@@ -194,6 +195,7 @@ fn context<'a>(recipe: &Recipe, observer: &'a mut Unobserved) -> Result<StageCon
         // Nothing is written.
         out_dir: Stage::Ppo.name().into(),
         stop: StopFlag::default(),
+        live: Live::default(),
         observer,
         started: Instant::now(),
     })

@@ -16,6 +16,7 @@ use collimate::stages::recipe::CorpusConfig;
 use collimate::stages::reward::{LabelerConfig, RewardConfig};
 use collimate::stages::sft::SftConfig;
 use collimate::stages::{ppo, reward, sft};
+use collimate::view::Live;
 use collimate_models::Device;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{OptimConfig, PpoConfig};
@@ -69,6 +70,7 @@ fn in_folder<S>(
         device: Device::Cpu,
         out_dir: folder.to_owned(),
         stop: StopFlag::default(),
+        live: Live::default(),
         observer: &mut Phases,
         started: Instant::now(),
     };

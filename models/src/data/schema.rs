@@ -21,6 +21,8 @@ pub enum Schema {
     Scored,
     /// `completions`, each with its response and score, as UltraFeedback has them.
     UltraFeedback,
+    /// Responses that nobody has ranked yet.
+    Responses,
     /// A prompt with a better and a worse response, as text or as messages.
     Preference,
     /// Two whole dialogues or transcripts, as hh-rlhf has them.
@@ -49,10 +51,10 @@ struct Columns {
 }
 
 /// In the order in which they are tried: the first whose columns are all there.
-const SCHEMAS: [Columns; 12] = {
+const SCHEMAS: [Columns; 13] = {
     use Schema::{
-        Alpaca, Instruction, Messages, Preference, PreferredDialogue, Prompt, PromptResponse, Ranking, Scored,
-        ShareGpt, Text, UltraFeedback,
+        Alpaca, Instruction, Messages, Preference, PreferredDialogue, Prompt, PromptResponse, Ranking, Responses,
+        Scored, ShareGpt, Text, UltraFeedback,
     };
     const fn columns(
         schema: Schema,
@@ -71,6 +73,7 @@ const SCHEMAS: [Columns; 12] = {
             &["system"],
         ),
         columns(PreferredDialogue, &[&["chosen"], &["rejected"]], &[]),
+        columns(Responses, &[&["prompt"], &["responses"]], &["tokens"]),
         columns(Alpaca, &[&["instruction"], &["output"]], &["input", "system", "history"]),
         columns(PromptResponse, &[&["prompt"], &["response", "completion"]], &[]),
         columns(Messages, &[&["messages"]], &[]),
@@ -98,6 +101,7 @@ impl Schema {
             Self::Ranking => "rankings (prompt, responses, ranks)",
             Self::Scored => "scored responses (prompt, responses, scores)",
             Self::UltraFeedback => "scored completions (UltraFeedback)",
+            Self::Responses => "responses without ranks (prompt, responses)",
             Self::Preference => "preferences (prompt, chosen, rejected)",
             Self::PreferredDialogue => "preferred dialogues (chosen, rejected, as hh-rlhf)",
             Self::Alpaca => "instructions (Alpaca)",
@@ -203,10 +207,7 @@ impl Schema {
                 prompt: prompt(row, "prompt")?,
                 responses: texts(row, "responses")?,
                 ranks: parsed(row, "ranks", "a list of ranks: whole numbers, 1 is best")?,
-                tokens: match row.get("tokens").filter(|tokens| !tokens.is_null()) {
-                    None => None,
-                    Some(_) => Some(parsed::<ComparisonTokens>(row, "tokens", "token ids of prompt and responses")?),
-                },
+                tokens: tokens(row)?,
             }),
             Self::Scored => {
                 let scores_key = first(row, &["scores", "ratings"]);
@@ -248,7 +249,7 @@ impl Schema {
     pub fn prompt(self, row: &Map<String, Value>) -> Problem<PromptRecord> {
         self.check(row)?;
         let prompt = match self {
-            Self::Prompt | Self::PromptResponse | Self::Ranking => prompt(row, "prompt")?,
+            Self::Prompt | Self::PromptResponse | Self::Ranking | Self::Responses => prompt(row, "prompt")?,
             Self::Scored => prompt(row, first(row, &["prompt", "instruction"]))?,
             Self::UltraFeedback => self.comparison(row)?.prompt,
             Self::Alpaca | Self::Instruction => PromptText::Messages(alpaca(row)?),
@@ -266,6 +267,16 @@ impl Schema {
             Self::Text => return Err(self.refused(row, "prompts")),
         };
         Ok(PromptRecord { prompt })
+    }
+
+    /// Responses that are to be ranked, and their tokens. Of what is ranked already, the ranks are left out.
+    pub fn responses(self, row: &Map<String, Value>) -> Problem<(PromptText, Vec<String>, Option<ComparisonTokens>)> {
+        if self == Self::Responses {
+            self.check(row)?;
+            return Ok((prompt(row, "prompt")?, texts(row, "responses")?, tokens(row)?));
+        }
+        let Comparison { prompt, responses, tokens, .. } = self.comparison(row)?;
+        Ok((prompt, responses, tokens))
     }
 
     /// Text to learn as it is.
@@ -293,6 +304,13 @@ impl Schema {
             }
         }
         Ok((key, dialogue))
+    }
+}
+
+fn tokens(row: &Map<String, Value>) -> Problem<Option<ComparisonTokens>> {
+    match is_given(row, "tokens") {
+        false => Ok(None),
+        true => parsed(row, "tokens", "token ids of prompt and responses").map(Some),
     }
 }
 

@@ -53,6 +53,13 @@ impl KlController {
         }
     }
 
+    /// Puts the coefficient to this value; an adaptive controller goes on from it.
+    pub fn set_kl_coef(&mut self, to: f64) {
+        match self {
+            KlController::Fixed { kl_coef } | KlController::Adaptive { kl_coef, .. } => *kl_coef = to,
+        }
+    }
+
     /// Takes in a batch: `kl_coef *= 1 + clip(mean_kl / target − 1, ±0.2) · n_rollouts / horizon`, with `mean_kl` the
     /// mean over its responses of the summed k1. A mean that is not finite is no measurement and changes nothing.
     pub fn update(&mut self, mean_kl: f64, n_rollouts: usize) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use collimate_protocol::roles::ExperienceMaker;
-use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, RoleError, ScoredRollout, Snapshot};
+use collimate_protocol::{
+    Experience, ExperienceBatch, PolicyVersion, RoleError, ScoredRollout, SettingChange, Snapshot,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Device;
@@ -130,6 +132,14 @@ impl ExperienceMaker<Weights> for PpoExperienceMaker {
         snapshot: &Snapshot<Weights>,
     ) -> std::result::Result<ExperienceBatch, RoleError> {
         Ok(self.batch(version, rollouts, snapshot)?)
+    }
+
+    fn change(&mut self, change: SettingChange) -> std::result::Result<(), RoleError> {
+        match change {
+            SettingChange::KlCoef(kl_coef) => self.kl_controller.set_kl_coef(kl_coef),
+            SettingChange::Lr(_) | SettingChange::ValueLr(_) => {}
+        }
+        Ok(())
     }
 
     fn state(&self) -> std::result::Result<Vec<u8>, RoleError> {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::Trainer;
-use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, Snapshot};
+use collimate_protocol::{
+    Experience, ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, SettingChange, Snapshot,
+};
 
 use super::update_stats::{StepStats, UpdateStats};
 use crate::Device;
@@ -359,6 +361,15 @@ impl Trainer<Weights> for PpoLearner {
         pretrain: &[PretrainBatch],
     ) -> std::result::Result<TrainMetrics, RoleError> {
         Ok(self.train(batch, pretrain)?)
+    }
+
+    fn change(&mut self, change: SettingChange) -> std::result::Result<(), RoleError> {
+        match change {
+            SettingChange::Lr(lr) => self.policy_schedule.peak = lr,
+            SettingChange::ValueLr(lr) => self.value_schedule.peak = lr,
+            SettingChange::KlCoef(_) => {}
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> std::result::Result<Snapshot<Weights>, RoleError> {

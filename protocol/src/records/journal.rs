@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::SettingChange;
 use crate::ids::PolicyVersion;
 use crate::rollout::{ExperienceBatch, FinishReason, ScoredRollout};
 use crate::ticket::{Ticket, TicketCounts};
@@ -12,6 +13,8 @@ use crate::ticket::{Ticket, TicketCounts};
 pub struct JournaledUpdate {
     /// The version that trained on the batch.
     pub version: PolicyVersion,
+    /// Settings that were changed before the batch was made, in this order: they hold for it and its update.
+    pub changes: Vec<SettingChange>,
     /// The version of the value model that the batch's values are of.
     pub values_version: PolicyVersion,
     /// The coefficient of the KL penalty in the batch's rewards.
@@ -52,9 +55,10 @@ pub struct VersionRun {
 
 impl JournaledUpdate {
     /// What the journal keeps of an update.
-    pub fn of(batch: &ExperienceBatch, tickets: TicketCounts, checksum: u64) -> Self {
+    pub fn of(batch: &ExperienceBatch, changes: &[SettingChange], tickets: TicketCounts, checksum: u64) -> Self {
         Self {
             version: batch.version,
+            changes: changes.to_vec(),
             values_version: batch.values_version,
             kl_coef: batch.kl_coef,
             rollouts: batch.experiences.iter().map(|e| JournaledRollout::of(&e.scored)).collect(),

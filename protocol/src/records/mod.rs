@@ -2,16 +2,23 @@
 
 mod checkpoint;
 mod data;
+mod feedback;
 mod journal;
+mod rollout;
 mod summary;
 mod update;
 mod work;
 
 pub use checkpoint::{Checkpoint, LedgerState};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
+pub use feedback::{
+    Answer, LabelTask, LabelUse, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin, Provenance,
+    Ranking, SCORES, TaskKind, UsedFor, Written,
+};
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
+pub use rollout::{EvaluatedPolicy, EvaluationRecord, RolloutRecord, TokenDetail};
 pub use summary::{
     Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
 };
-pub use update::{BatchMetrics, FlowMetrics, QueueDepth, RolloutRecord, Spread, TrainMetrics, UpdateMetrics};
+pub use update::{BatchMetrics, FlowMetrics, QueueDepth, Spread, TrainMetrics, UpdateMetrics};
 pub use work::{WorkLine, WorkSums};

@@ -1,10 +1,10 @@
-//! What one PPO update reports: a line of `metrics.jsonl`, a line of `rollouts.jsonl`.
+//! What one PPO update reports: a line of `metrics.jsonl`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{PolicyVersion, PromptId};
+use crate::ids::PolicyVersion;
 use crate::rollout::{ExperienceBatch, FinishReason};
 use crate::ticket::TicketCounts;
 
@@ -175,31 +175,4 @@ pub struct UpdateMetrics {
     pub train: TrainMetrics,
     /// The flow.
     pub flow: FlowMetrics,
-}
-
-/// A line of `rollouts.jsonl`: one sample with its score.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RolloutRecord {
-    /// The version that the update which trained on it started from.
-    pub version: PolicyVersion,
-    /// Its prompt.
-    pub prompt_id: PromptId,
-    /// Which sample of the prompt.
-    pub sample_idx: u32,
-    /// The prompt's text.
-    pub prompt: String,
-    /// The response's text.
-    pub response: String,
-    /// The response's token ids.
-    pub response_tokens: Vec<u32>,
-    /// For each of them its log-probability when sampled.
-    pub logprobs: Vec<f32>,
-    /// For each of them the version that sampled it.
-    pub versions: Vec<PolicyVersion>,
-    /// Why it ended.
-    pub finish: FinishReason,
-    /// Its score.
-    pub score: f32,
-    /// Its summed k1 estimate of the KL to the reference (nats).
-    pub kl: f32,
 }

@@ -1,5 +1,5 @@
 use collimate_protocol::records::{JournaledRollout, VersionRun};
-use collimate_protocol::{FinishReason, PromptId, Ticket, TicketCounts, TicketId};
+use collimate_protocol::{FinishReason, PromptId, SettingChange, Ticket, TicketCounts, TicketId};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +18,7 @@ fn update(version: u64, n_rollouts: u64) -> JournaledUpdate {
         score: 0.25,
     };
     JournaledUpdate {
+        changes: vec![SettingChange::Lr(0.5); (version % 2) as usize],
         version: PolicyVersion(version),
         values_version: PolicyVersion(version),
         kl_coef: 0.05,

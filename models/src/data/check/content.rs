@@ -44,7 +44,9 @@ impl Record for Content {
             Schema::Alpaca | Schema::PromptResponse | Schema::Messages | Schema::ShareGpt => {
                 schema.demonstration(row).map(Self::Demonstration)
             }
-            Schema::Prompt | Schema::Instruction => schema.prompt(row).map(|record| Self::Prompt(record.prompt)),
+            Schema::Prompt | Schema::Instruction | Schema::Responses => {
+                schema.prompt(row).map(|record| Self::Prompt(record.prompt))
+            }
             Schema::Text => schema.text(row).map(Self::Text),
         }
     }

@@ -25,6 +25,17 @@ struct Counters {
     n_policy_steps: u64,
     n_value_steps: u64,
     n_skipped_in_a_row: usize,
+    /// The highest learning rates, which may have been changed since the start. `None` in states of learners that could
+    /// not change them.
+    #[serde(default)]
+    peaks: Option<Peaks>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Peaks {
+    policy: f64,
+    value: f64,
 }
 
 impl PpoLearner {
@@ -43,6 +54,7 @@ impl PpoLearner {
             n_policy_steps: self.policy.adamw().n_steps(),
             n_value_steps: self.value.adamw().n_steps(),
             n_skipped_in_a_row: self.skip_limit.n_in_a_row(),
+            peaks: Some(Peaks { policy: self.policy_schedule.peak, value: self.value_schedule.peak }),
         };
         state::to_bytes(KEY, tensors, &counters)
     }
@@ -63,6 +75,9 @@ impl PpoLearner {
         self.version = counters.version;
         self.n_minibatches = counters.n_minibatches;
         self.skip_limit.restore(counters.n_skipped_in_a_row);
+        if let Some(Peaks { policy, value }) = counters.peaks {
+            (self.policy_schedule.peak, self.value_schedule.peak) = (policy, value);
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A learner, or an experience maker, that goes on from a state goes on as the one that wrote it.
 
+use collimate_protocol::SettingChange;
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{ExperienceMaker, Trainer};
 use proptest::prelude::*;
@@ -66,6 +67,26 @@ fn a_learner_goes_on_from_its_state_bit_for_bit() -> Result<()> {
 }
 
 #[test]
+fn what_was_changed_while_a_run_goes_on_is_in_the_state() -> Result<()> {
+    let models = Models::new(testing::gpt2())?;
+    let mut changed = models.learner(&restless(), 4)?;
+    for change in [SettingChange::Lr(1e-3), SettingChange::ValueLr(2e-3), SettingChange::KlCoef(9.0)] {
+        changed.change(change).expect("a change");
+    }
+    let state = changed.state().expect("a state");
+    let mut resumed = models.learner(&restless(), 4)?;
+    resumed.restore(&state).expect("its own");
+    let mut unchanged = models.learner(&restless(), 4)?;
+    let (its, expected) = (update(&models, &mut resumed)?, update(&models, &mut changed)?);
+    assert_eq!((its, everything(&resumed)?), (expected.clone(), everything(&changed)?));
+    let other = update(&models, &mut unchanged)?;
+    // The schedule keeps its shape under another peak.
+    assert!((expected.lr / other.lr - 1e-3 / restless().lr).abs() < 1e-9, "{} and {}", expected.lr, other.lr);
+    assert_ne!(everything(&changed)?.0[1], everything(&unchanged)?.0[1], "the value model learnt at its own rate");
+    Ok(())
+}
+
+#[test]
 fn the_checksum_is_of_every_bit_of_both_models() -> Result<()> {
     let models = Models::new(testing::gpt2())?;
     let checksum = |models: &Models| Ok::<_, crate::Error>(models.learner(&config(), 4)?.checksum().expect("one"));
@@ -127,6 +148,11 @@ fn an_experience_maker_keeps_its_coefficient_and_its_statistics() -> Result<()> 
     let (its, expected) = (assemble(&mut resumed)?, assemble(&mut straight)?);
     assert!(expected.kl_coef != config.kl_coef as f32);
     assert_eq!(its, expected);
+    straight.change(SettingChange::KlCoef(0.75)).expect("a change");
+    resumed.restore(&straight.state().expect("a state")).expect("its own");
+    let batch = assemble(&mut resumed)?;
+    assert_eq!(batch.kl_coef, 0.75);
+    assert_eq!(batch, assemble(&mut straight)?, "the controller goes on from it");
     let error = resumed.restore(b"{}").expect_err("no state").to_string();
     assert!(error.contains("experience maker") && error.contains("kl_controller"), "{error}");
     Ok(())

@@ -1,0 +1,171 @@
+//! `label`: the page where people rank responses, and what goes into it and comes out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::args::{ExportOf, LabelArgs, LabelCommand};
+use super::{Ended, print};
+use crate::config;
+use crate::label::config::{LabelConfig, LabelFile};
+use crate::label::overview::{LabelerOverview, Measured, Overview, overview};
+use crate::label::server::LabelServer;
+use crate::label::store::answers::Which;
+use crate::label::store::labelers::{ADMIN, has_token, renew_token};
+use crate::label::store::{Store, now, tasks};
+use crate::label::transfer::{self, Export, ImportAs, Imported};
+use crate::web::Token;
+use crate::web::bind::parse_address;
+
+/// Serves, or does what the command says.
+pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
+    match args.command {
+        None => serve(&args),
+        Some(command) => {
+            match command {
+                LabelCommand::Import { db, files, screening, overlap } => {
+                    let into = if screening { ImportAs::Screening } else { ImportAs::Work(overlap) };
+                    let store = Store::open(&db)?;
+                    files.iter().try_for_each(|file| import(&store, file, into))?;
+                }
+                LabelCommand::Export { db, file, what, all } => export(&db, &file, what, all)?,
+                LabelCommand::Agreement { db, json } => {
+                    let overview = Store::existing(&db)?.read(|connection| overview(connection, now()))?;
+                    let text = if json { serde_json::to_string(&overview)? + "\n" } else { in_words(&overview) };
+                    print(&text)?;
+                }
+                LabelCommand::Link { db, names, url } => {
+                    let store = Store::existing(&db)?;
+                    for name in names {
+                        let token = new_token(&store, &name)?;
+                        print(&link(&name, url.trim_end_matches('/'), &token))?;
+                    }
+                }
+            }
+            Ok(Ended::Complete)
+        }
+    }
+}
+
+fn serve(args: &LabelArgs) -> anyhow::Result<Ended> {
+    let db = args.db.as_ref().context("no database was named")?;
+    let config = settings(args)?;
+    let store = Store::open(db)?;
+    let overlap = config.overlap;
+    store.write_now(move |connection| tasks::set_overlap(connection, overlap))?;
+    config.screening.iter().try_for_each(|file| import(&store, file, ImportAs::Screening))?;
+    config.tasks.iter().try_for_each(|file| import(&store, file, ImportAs::Work(overlap)))?;
+
+    let server = LabelServer::new(store.clone(), &config, parse_address(&args.addr)?, args.url.as_deref())?;
+    let url = server.url().to_owned();
+    print(&format!("labelling at {url} (Ctrl-C ends it)\n"))?;
+    for name in config.labelers.iter().map(String::as_str).chain([ADMIN]) {
+        let own = name.to_owned();
+        let has_one = store.read(move |connection| has_token(connection, &own))?;
+        match has_one {
+            true => {
+                let again = format!("collimate label link {} {name}", db.display());
+                print(&format!("  {name}: has a link already; a new one: {again}\n"))?;
+            }
+            false => {
+                let token = new_token(&store, name)?;
+                print(&link(name, &url, &token))?;
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            served = server.serve() => served.map(|()| Ended::Complete).map_err(Into::into),
+            // What was acknowledged is on the disk: there is nothing to finish.
+            stopped = tokio::signal::ctrl_c() => stopped.map(|()| Ended::Stopped).map_err(Into::into),
+        }
+    })
+}
+
+/// The settings of the file, with what the flags say.
+fn settings(args: &LabelArgs) -> anyhow::Result<LabelConfig> {
+    let (file, base): (LabelFile, PathBuf) = match &args.config {
+        Some(path) => (config::load(path, &args.set)?, path.parent().map(Path::to_owned).unwrap_or_default()),
+        None => (config::parse("", Path::new("--set"), &args.set)?, PathBuf::new()),
+    };
+    let mut config = file.label;
+    for path in config.tasks.iter_mut().chain(&mut config.screening) {
+        *path = base.join(&path);
+    }
+    config.tasks.extend(args.tasks.iter().cloned());
+    config.screening.extend(args.screening.iter().cloned());
+    config.labelers.extend(args.labeler.iter().cloned());
+    if let Some(overlap) = args.overlap {
+        config.overlap = overlap;
+    }
+    if let Err(problem) = config.check() {
+        bail!("{problem}");
+    }
+    if config.labelers.iter().any(|name| name == ADMIN) {
+        bail!("`{ADMIN}` is who sees the overview, and can be no labeler's name");
+    }
+    Ok(config)
+}
+
+fn import(store: &Store, file: &Path, into: ImportAs) -> anyhow::Result<()> {
+    let Imported { n_tasks, n_answers, n_known } = transfer::import(store, file, into)?;
+    let kind = if into == ImportAs::Screening { "screening tasks" } else { "tasks" };
+    let answers = if n_answers > 0 { format!(", {n_answers} new answers") } else { String::new() };
+    let known = if n_known > 0 { format!(", {n_known} that were there") } else { String::new() };
+    print(&format!("{}: {n_tasks} new {kind}{answers}{known}\n", file.display()))?;
+    Ok(())
+}
+
+fn export(db: &Path, file: &Path, what: ExportOf, all: bool) -> anyhow::Result<()> {
+    let what = match what {
+        ExportOf::Comparisons => Export::Comparisons,
+        ExportOf::Demonstrations => Export::Demonstrations,
+        ExportOf::Preferences => Export::Preferences,
+    };
+    let which = if all { Which::All } else { Which::Training };
+    let n_lines = transfer::export(&Store::existing(db)?, file, what, which)?;
+    print(&format!("{n_lines} lines written to {}\n", file.display()))?;
+    Ok(())
+}
+
+fn new_token(store: &Store, name: &str) -> anyhow::Result<Token> {
+    let own = name.to_owned();
+    Ok(store.write_now(move |connection| renew_token(connection, &own))?)
+}
+
+/// The token stands behind `#`, where no server and no proxy sees it.
+fn link(name: &str, url: &str, token: &Token) -> String {
+    format!("  {name}: {url}/login#{}\n", token.reveal())
+}
+
+/// The overview, for a terminal.
+fn in_words(overview: &Overview) -> String {
+    let tasks = &overview.tasks;
+    let mut text = format!(
+        "{} of {} answers, {} in the last hour; {} tasks, {} open, {} being worked on\n",
+        tasks.n_answers, tasks.n_wanted, overview.n_last_hour, tasks.n_tasks, tasks.n_open, tasks.n_taken
+    );
+    let measured = |measured: &Option<Measured>, of: &str| match measured {
+        Some(Measured { value, low, high, n }) => format!("{value:.3} ({low:.3} to {high:.3}; {n} {of})"),
+        None => "no data".to_owned(),
+    };
+    let own = |mean: Option<f64>, n: usize| match mean {
+        Some(mean) => format!("{mean:.3} ({n} repeats)"),
+        None => "no data".to_owned(),
+    };
+    text += &format!("pairwise agreement:   {}\n", measured(&overview.pairwise, "judgements"));
+    text += &format!("Krippendorff's alpha: {}\n", measured(&overview.alpha, "prompts"));
+    text += &format!("self-consistency:     {}\n", own(overview.self_consistency, overview.n_repeats));
+    text += &format!("first shown wins:     {}\n", measured(&overview.share_of_first, "rankings"));
+    for labeler in &overview.labelers {
+        let LabelerOverview { counts, agreement, standard_error, n_shared, .. } = labeler;
+        let against = match (agreement, standard_error) {
+            (Some(mean), Some(error)) => format!("agrees with the others {mean:.3} ± {error:.3} ({n_shared} rankings)"),
+            _ => format!("not enough data on agreement ({n_shared} rankings that others made too)"),
+        };
+        text += &format!("  {}: {} answers, {against}\n", counts.name, counts.n_answered);
+    }
+    text += &format!("{} tasks on which labelers differ\n", overview.n_disagreements);
+    text
+}

@@ -1,0 +1,23 @@
+//! `view`: a run's page, from its directory.
+
+use std::sync::Arc;
+
+use super::args::ViewArgs;
+use super::print;
+use crate::rundir::RunDir;
+use crate::view::directory::Follower;
+use crate::view::live::Watched;
+use crate::view::server::Door;
+
+/// Serves the page until the process is ended, and follows the run while another process writes it.
+pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
+    let dir = RunDir::existing(&args.dir)?;
+    let door = Door::open(&args.addr)?;
+    let root = std::path::absolute(dir.root())?;
+    let watched = Arc::new(Watched::default());
+    let follower = Follower::start(dir, &watched.hub);
+    let link = door.serve(watched.clone(), root)?;
+    print(&format!("{link}\nCtrl-C ends the page, not the run.\n"))?;
+    follower.follow(&Arc::downgrade(&watched));
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! `collimate label`: where people write demonstrations and rank responses.
+//!
+//! - [`config`]: the settings of a labelling project.
+//! - [`store`]: what lasts, in one SQLite file.
+//! - [`draft`]: what is put down on the page, and the answer that it makes.
+//! - [`render`]: hostile text as a tree of harmless elements.
+//! - [`transfer`]: tasks and answers from files and to files.
+//! - [`overview`]: progress, agreement, bias, disagreements.
+//! - [`server`]: all of it over HTTP, and the page.
+//!
+//! A labeler never learns which model wrote a response: pages know tasks by random handles, responses stand in an order of
+//! their own for each labeler, and where they came from stays in the store.
+
+pub mod config;
+pub mod draft;
+pub mod overview;
+pub mod render;
+pub mod server;
+pub mod store;
+pub mod transfer;

@@ -1,0 +1,33 @@
+//! The files of the page.
+
+use crate::web::{Asset, Assets};
+
+macro_rules! assets {
+    ($($path:literal => $file:literal),* $(,)?) => {
+        Assets(&[$(Asset { path: $path, text: include_str!(concat!("../page/", $file)) }),*])
+    };
+}
+
+/// All of them.
+pub const FILES: Assets = assets! {
+    "/" => "index.html",
+    "/login" => "login.html",
+    "/overview" => "overview.html",
+    "/style/base.css" => "style/base.css",
+    "/style/task.css" => "style/task.css",
+    "/style/ranking.css" => "style/ranking.css",
+    "/style/overview.css" => "style/overview.css",
+    "/script/api.js" => "script/api.js",
+    "/script/dom.js" => "script/dom.js",
+    "/script/dialogs.js" => "script/dialogs.js",
+    "/script/text.js" => "script/text.js",
+    "/script/keys.js" => "script/keys.js",
+    "/script/drag.js" => "script/drag.js",
+    "/script/ranking.js" => "script/ranking.js",
+    "/script/responses.js" => "script/responses.js",
+    "/script/saving.js" => "script/saving.js",
+    "/script/label.js" => "script/label.js",
+    "/script/login.js" => "script/login.js",
+    "/script/overview.js" => "script/overview.js",
+    "/icon.svg" => "icon.svg",
+};

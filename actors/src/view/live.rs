@@ -1,0 +1,126 @@
+//! What a run in this process tells those who look at it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use collimate_protocol::messages::{RunEvent, RunStatus};
+use collimate_protocol::{PolicyVersion, Role, RoleId};
+use serde_json::Value;
+
+use super::directory;
+use super::hub::{Hub, Message};
+use crate::control::RunControl;
+use crate::observe::numbers;
+use crate::observe::ppo_recorder::UpdateRecord;
+use crate::rundir::event_log::LoggedEvent;
+use crate::rundir::{Stage, StageDir};
+
+/// A way to the hub, where somebody may look; nothing where nobody does. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Live(Option<Arc<Watched>>);
+
+/// A run that is looked at.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// What is known of it.
+    pub hub: Hub,
+    /// What it can be commanded by, while PPO runs in this process.
+    control: Mutex<Option<RunControl>>,
+}
+
+impl Watched {
+    /// What the run can be commanded by, now.
+    pub fn control(&self) -> Option<RunControl> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_control(&self, control: Option<RunControl>) {
+        let is_commandable = control.is_some();
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = control;
+        self.hub.write(|known| known.tell(Message::Commandable { is_commandable }));
+    }
+}
+
+/// The message about an update.
+pub(super) fn updated(at: [f64; 3], record: &Value) -> Message {
+    let numbers = numbers::of(record).into_iter().map(|(name, number)| (name, number.into())).collect();
+    Message::Updated { at, numbers }
+}
+
+impl Live {
+    /// Tells these.
+    pub fn to(watched: Arc<Watched>) -> Self {
+        Self(Some(watched))
+    }
+
+    fn tell(&self, tell: impl FnOnce(&Watched)) {
+        if let Some(watched) = &self.0 {
+            tell(watched);
+        }
+    }
+
+    /// A stage begins.
+    pub fn stage_began(&self, stage: Stage) {
+        self.tell(|watched| {
+            watched.hub.write(|known| {
+                (known.stage, known.is_live) = (Some(stage), true);
+                known.tell(Message::Stage { stage });
+            });
+        });
+    }
+
+    /// PPO begins, or goes on with what is in its folder.
+    pub fn load(&self, dir: &StageDir) {
+        self.tell(|watched| directory::load(dir, &watched.hub));
+    }
+
+    /// The flow has begun, and takes commands.
+    pub fn began(&self, control: RunControl) {
+        self.tell(|watched| watched.set_control(Some(control)));
+    }
+
+    /// The flow has ended.
+    pub fn ended(&self) {
+        self.tell(|watched| watched.set_control(None));
+    }
+
+    /// An update is recorded, with its rollouts.
+    pub fn updated(&self, record: &UpdateRecord) {
+        let Some(watched) = &self.0 else { return };
+        // A number that is not finite is `null`: a gap.
+        let Ok(record) = serde_json::to_value(record) else { return };
+        watched.hub.write(|known| {
+            known.history.push(&record);
+            let at = known.history.last().unwrap_or_default();
+            known.tell(updated(at, &record));
+        });
+    }
+
+    /// How the run is now.
+    pub fn show_status(&self, status: &RunStatus) {
+        self.tell(|watched| {
+            watched.hub.write(|known| {
+                known.status = Some(status.clone());
+                known.status_serial += 1;
+            });
+        });
+    }
+
+    /// Something has happened. An update is told of by [`updated`](Self::updated).
+    pub fn happened(&self, event: LoggedEvent) {
+        if matches!(event.event, RunEvent::Updated(_)) {
+            return;
+        }
+        self.tell(|watched| {
+            watched.hub.write(|known| {
+                known.add_event(event.clone());
+                known.tell(Message::Event(event));
+            });
+        });
+    }
+
+    /// Something is wrong that training does not depend on.
+    pub fn warn(&self, updates: PolicyVersion, message: String) {
+        let event = RunEvent::Warning { role: RoleId::only(Role::Recorder), message };
+        self.happened(LoggedEvent::now(updates, event));
+    }
+}

@@ -1,0 +1,22 @@
+//! A run in a browser, while it goes on and afterwards.
+//!
+//! - [`history`]: every update's numbers, as columns; branches of updates that were done again.
+//! - [`hub`]: what is known of a run now, and numbered messages for whoever looks.
+//! - [`live`]: what a run in this process tells the hub. [`directory`]: what a run directory tells it.
+//! - [`server`]: the server and its secret. [`routes`]: what it answers. [`control`]: pause, resume, checkpoint, change.
+//! - [`stream`]: messages as server-sent events.
+//! - `page/`: the page, embedded in the binary.
+//!
+//! All of it reads: a run goes the same way whether anybody looks or not. Only [`control`] does not, and what it does is
+//! in the run's journal.
+
+pub mod control;
+pub mod directory;
+pub mod history;
+pub mod hub;
+pub mod live;
+pub mod routes;
+pub mod server;
+pub mod stream;
+
+pub use live::Live;

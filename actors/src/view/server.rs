@@ -1,0 +1,120 @@
+//! The server of a run's page, and the secret that opens it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::live::Watched;
+use super::routes;
+use crate::rundir::{RolloutIndex, RunDirError};
+use crate::web::bind::{listen, parse_address};
+use crate::web::{BindError, BindRule, Guard, Hosts, SessionCookie, Token, TokenHash, local_url, secured};
+
+/// The port, where none is named.
+pub const DEFAULT_PORT: &str = "9480";
+/// The largest request: a few numbers.
+const MOST_BYTES: usize = 16 << 10;
+/// Browsers that listen at once.
+const N_STREAMS: usize = 64;
+
+/// Why a run can't be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// Where.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No thread for it.
+    #[error("the page can't be served: {0}")]
+    Thread(#[from] std::io::Error),
+    /// What is to be shown.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+}
+
+/// What every request sees.
+pub struct Shared {
+    /// The run.
+    pub watched: Arc<Watched>,
+    /// Its directory.
+    pub root: PathBuf,
+    /// Its rollouts; `None` until somebody asks for them.
+    index: Mutex<Option<RolloutIndex>>,
+    /// Of the run's token.
+    pub secret: TokenHash,
+    /// The cookie that carries it.
+    pub session: SessionCookie,
+    /// One for each browser that listens.
+    pub streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Does something with the index of the rollouts in this file, once it has all of them.
+    pub fn with_rollouts<R>(
+        &self,
+        log: &std::path::Path,
+        read: impl FnOnce(&RolloutIndex) -> Result<R, RunDirError>,
+    ) -> Result<R, RunDirError> {
+        let mut slot = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = match slot.take() {
+            Some(index) => index,
+            None => RolloutIndex::open(log)?,
+        };
+        // After an error it is opened anew.
+        index.catch_up()?;
+        let result = read(&index)?;
+        *slot = Some(index);
+        Ok(result)
+    }
+}
+
+/// A server that has its address, and does not serve yet.
+#[derive(Debug)]
+pub struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Door {
+    /// Takes an address: a port of the loopback interface, or ADDRESS:PORT; 0 is any free port.
+    ///
+    /// # Errors
+    /// It is none, or taken.
+    pub fn open(address: &str) -> Result<Self, ViewError> {
+        let listener = listen(parse_address(address)?, BindRule::TokenHolders)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Serves a run until the process ends, on a thread of its own; the link that opens its page. The link holds the
+    /// run's token, which is nowhere else.
+    ///
+    /// # Errors
+    /// There is no thread.
+    pub fn serve(self, watched: Arc<Watched>, root: PathBuf) -> Result<String, ViewError> {
+        let token = Token::random();
+        let shared = Shared {
+            watched,
+            root,
+            index: Mutex::new(None),
+            secret: token.hash(),
+            session: SessionCookie::new("view", self.address.port(), false),
+            streams: Arc::new(Semaphore::new(N_STREAMS)),
+        };
+        let router = secured(routes::router(Arc::new(shared)), Guard::new(Hosts::local(), MOST_BYTES));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = self.listener;
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, router).await
+        };
+        let run = move || {
+            // It ends with the process alone; a connection's error is that connection's.
+            let _ = runtime.block_on(serve);
+        };
+        std::thread::Builder::new().name("view".to_owned()).spawn(run)?;
+        // Behind the `#`: a browser sends that to nobody.
+        Ok(format!("{}/#token={}", local_url(self.address), token.reveal()))
+    }
+}

@@ -1,0 +1,446 @@
+//! The labelling page in a real browser, as a labeler meets it.
+
+use collimate_tests::browser::{self, Browser, Look};
+use collimate_tests::command_line::Home;
+use collimate_tests::labeling::{Client, Served};
+use serde_json::{Value, json};
+
+fn home(tasks: &[Value]) -> Home {
+    let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
+    // A file holds tasks of one kind.
+    for (idx, task) in tasks.iter().enumerate() {
+        home.write(&format!("tasks-{idx}.jsonl"), task.to_string());
+    }
+    home
+}
+
+fn serve(home: &Home, arguments: &[&str]) -> Served {
+    let files: Vec<String> =
+        (0..).map(|idx| format!("tasks-{idx}.jsonl")).take_while(|name| home.path(name).exists()).collect();
+    let files: Vec<&str> = files.iter().flat_map(|name| ["--tasks", name]).collect();
+    let fixed =
+        [&["--labeler", "anna", "--labeler", "ben", "--set", "label.repeat_share=0"], files.as_slice()].concat();
+    Served::start(home, &[fixed.as_slice(), arguments].concat())
+}
+
+/// K = 4, of a dialogue.
+fn rank() -> Value {
+    let prompt = json!([
+        { "role": "user", "content": "What floats?" },
+        { "role": "assistant", "content": "Ships." },
+        { "role": "user", "content": "And what **else**?" },
+    ]);
+    json!({ "prompt": prompt, "responses": ["Wood floats.", "Ice floats.", "Stones float.", "Lead floats."] })
+}
+
+async fn log_in(browser: &Browser, served: &Served, name: &str) {
+    browser.go(&format!("{}/login#{}", served.url(), served.tokens[name])).await;
+    browser.until("return location.pathname !== '/login'").await;
+}
+
+/// The responses as they stand on the page: the letter of each by its text.
+async fn letter_of(browser: &Browser, text: &str) -> usize {
+    let script = format!(
+        "return [...document.querySelectorAll('.response .text')].findIndex((one) => one.innerText.includes({}))",
+        json!(text)
+    );
+    usize::try_from(browser.run(&script).await.as_i64().unwrap()).unwrap_or_else(|_| panic!("{text} is not there"))
+}
+
+fn chip(index: usize) -> String {
+    format!(".chip[data-response=\"{index}\"]:not(.lifted)")
+}
+
+/// What came out, the newest revisions alone.
+fn exported(home: &Home, what: &str) -> Vec<Value> {
+    home.succeed(&["label", "export", "label.db", "out.jsonl", "--what", what]);
+    home.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// For each response of a line, its rank.
+fn rank_of(line: &Value, text: &str) -> u64 {
+    let idx = line["responses"].as_array().unwrap().iter().position(|one| one == text).unwrap();
+    line["ranks"][idx].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_link_logs_in_and_leaves_the_address_bar() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[rank()]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    browser.go(&format!("{}/", served.url())).await;
+    browser.says("open your own link first").await;
+    browser.go(&format!("{}/login#{}", served.url(), "wrong")).await;
+    browser.says("that is no link of this project's").await;
+    log_in(&browser, &served, "anna").await;
+    browser.says("Rank the responses").await;
+    let address = browser.run("return location.href").await;
+    assert_eq!(address, format!("{}/", served.url()));
+    assert_eq!(browser.run("return document.cookie").await, "", "no script reads the session");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn four_responses_are_ranked_by_dragging_with_a_tie() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[rank()]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.says("And what else?").await;
+    browser.says("Ships.").await;
+    for (text, tier) in [("Wood", 2), ("Ice", 1), ("Stones", 3), ("Lead", 3)] {
+        let letter = letter_of(&browser, text).await;
+        browser.drag(&chip(letter), &format!("[data-drop=\"{tier}\"]")).await;
+    }
+    browser.says("= ").await;
+    browser.click("#submit").await;
+    browser.says("All done").await;
+    browser.close().await;
+    let lines = exported(&home, "comparisons");
+    let ranks = ["Ice floats.", "Wood floats.", "Stones float.", "Lead floats."].map(|text| rank_of(&lines[0], text));
+    assert_eq!((lines.len(), ranks), (1, [1, 2, 3, 3]));
+    assert_eq!((&lines[0]["labeler"], &lines[0]["revision"]), (&json!("anna"), &json!(1)));
+}
+
+#[tokio::test]
+async fn one_is_dropped_between_two_others() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[rank()]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find(".chip").await;
+    for (index, place) in [(0, "1"), (1, "2"), (2, "3"), (3, "before-2")] {
+        browser.drag(&chip(index), &format!("[data-drop=\"{place}\"]")).await;
+    }
+    browser.says("A > D > B > C").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn nine_responses_with_a_tie_scores_flags_and_notes_by_keyboard_alone() {
+    if !browser::is_there() {
+        return;
+    }
+    let responses: Vec<String> = (0..9).map(|n| format!("response number {n}")).collect();
+    let home = home(&[json!({ "prompt": "Nine.", "responses": responses })]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find(".response").await;
+    // Each digit places the response in focus and goes to the next: A and B tie, the others follow.
+    browser.press("j").await;
+    for digit in ["1", "1", "2", "3", "4", "5", "6", "7", "8"] {
+        browser.press(digit).await;
+    }
+    browser.says("A = B > C > D > E > F > G > H > I").await;
+    // From where the focus is now, up to the first; a score, two flags, and off again with one of them.
+    for _ in 0..9 {
+        browser.press("k").await;
+    }
+    browser.client.active_element().await.unwrap().send_keys("\u{e008}6\u{e000}").await.unwrap();
+    for key in ["h", "v", "v", "n"] {
+        browser.press(key).await;
+    }
+    browser.press("by hand").await;
+    browser.press("\u{e009}\u{e007}").await;
+    browser.says("All done").await;
+    let shown: Vec<String> = serde_json::from_value(json!(responses)).unwrap();
+    browser.close().await;
+    let line = &exported(&home, "comparisons")[0];
+    let order: Vec<usize> = serde_json::from_value(line["shown"].clone()).unwrap();
+    let ranks: Vec<u64> = order.iter().map(|idx| rank_of(line, &shown[*idx])).collect();
+    assert_eq!(ranks, [1, 1, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!((&line["scores"][order[0]], &line["flags"][order[0]]), (&json!(6), &json!(["hallucination"])));
+    assert_eq!(line["notes"], "by hand");
+}
+
+#[tokio::test]
+async fn all_bad_is_said_without_a_ranking_and_undone_for_another() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[rank()]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find(".response").await;
+    assert_eq!(browser.find("#submit").await.attr("disabled").await.unwrap(), Some("true".to_owned()));
+    browser.press("a").await;
+    browser.press("\u{e009}\u{e007}").await;
+    browser.says("All done").await;
+    browser.says("1 answered").await;
+    assert_eq!(exported(&home, "comparisons")[0]["all_bad"], true);
+
+    browser.click("main button").await;
+    browser.says("Your answer (revision 1) stands until you submit again").await;
+    browser.press("a").await;
+    for (text, place) in [("Wood", "1"), ("Ice", "2"), ("Stones", "3"), ("Lead", "4")] {
+        let letter = letter_of(&browser, text).await;
+        browser.click(&format!(".response[data-index=\"{letter}\"] .places button:nth-of-type({place})")).await;
+    }
+    browser.click("#submit").await;
+    browser.says("All done").await;
+    browser.close().await;
+    let line = &exported(&home, "comparisons")[0];
+    assert_eq!((&line["all_bad"], &line["revision"]), (&json!(false), &json!(2)));
+    assert_eq!(["Wood floats.", "Lead floats."].map(|text| rank_of(line, text)), [1, 4]);
+}
+
+#[tokio::test]
+async fn a_skip_is_instant_when_empty_and_keeps_what_was_written_when_not() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[json!({ "prompt": "First" }), json!({ "prompt": "Second" }), json!({ "prompt": "Third" })]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.says("First").await;
+    browser.press("half of an answer").await;
+    browser.click("#skip").await;
+    browser.until("return document.querySelector('.turn').innerText.includes('Second')").await;
+    browser.says("Unfinished (1)").await;
+    browser.click("#skip").await;
+    browser.until("return document.querySelector('.turn').innerText.includes('Third')").await;
+    browser.click("#open-unfinished").await;
+    browser.click("#unfinished li button").await;
+    browser.until("return document.querySelector('#written')?.value === 'half of an answer'").await;
+    browser.press(", and the rest").await;
+    browser.click("#submit").await;
+    // The page comes back to where it was.
+    browser.until("return document.querySelector('.turn').innerText.includes('Third')").await;
+    browser.close().await;
+    let lines = exported(&home, "demonstrations");
+    assert_eq!(lines.len(), 1);
+    assert_eq!(
+        (&lines[0]["prompt"], &lines[0]["response"]),
+        (&json!("First"), &json!("half of an answer, and the rest"))
+    );
+}
+
+#[tokio::test]
+async fn a_demonstration_is_kept_while_it_is_written_whatever_becomes_of_the_server() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[json!({ "prompt": "Write." })]);
+    let mut served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find("#written").await;
+    browser.press("Some words,").await;
+    browser.says("Draft saved").await;
+    let (url, address) = (served.url().to_owned(), served.address().to_owned());
+    served.kill();
+    browser.press(" more without a server").await;
+    browser.says("Not saved: no connection").await;
+    let token = served.tokens["anna"].clone();
+    let served = Served::start_at(&home, &address, &["--labeler", "anna"]);
+    assert_eq!(served.url(), url);
+    browser.says("Draft saved").await;
+    let me = Client::new(&url, Some(&token));
+    assert!(me.get("/api/unfinished").1.contains("Write."));
+    // The same tab, loaded anew, goes on.
+    browser.client.refresh().await.unwrap();
+    browser.until("return document.querySelector('#written')?.value === 'Some words, more without a server'").await;
+    browser.press("\u{e009}\u{e007}").await;
+    browser.says("All done").await;
+    browser.close().await;
+    assert_eq!(exported(&home, "demonstrations")[0]["response"], "Some words, more without a server");
+}
+
+#[tokio::test]
+async fn two_browsers_at_once_get_two_tasks_and_the_export_is_what_both_did() {
+    if !browser::is_there() {
+        return;
+    }
+    let compare =
+        |n: u32| json!({ "prompt": format!("prompt {n}"), "responses": [format!("good {n}"), format!("bad {n}")] });
+    let home = home(&[compare(0), compare(1)]);
+    let served = serve(&home, &[]);
+    let (one, other) = tokio::join!(Browser::open(Look::WIDE), Browser::open(Look::NARROW));
+    tokio::join!(log_in(&one, &served, "anna"), log_in(&other, &served, "ben"));
+    let mut prompts = Vec::new();
+    for browser in [&one, &other] {
+        browser.find(".verdict").await;
+        prompts.push(browser.run("return document.querySelector('.turn .text').innerText").await);
+    }
+    assert_ne!(prompts[0], prompts[1]);
+    for browser in [&one, &other] {
+        let key = if letter_of(browser, "good").await == 0 { "1" } else { "2" };
+        browser.press(key).await;
+        browser.click("#submit").await;
+        browser.says("1 answered").await;
+    }
+    tokio::join!(one.close(), other.close());
+    let mut lines = exported(&home, "preferences");
+    lines.sort_by_key(|line| line["labeler"].to_string());
+    assert_eq!(lines.len(), 2);
+    for (line, prompt) in lines.iter().zip(prompts) {
+        let chosen = prompt.as_str().unwrap().replace("prompt", "good");
+        assert_eq!((&line["prompt"], &line["chosen"]), (&prompt, &json!(chosen)));
+    }
+}
+
+/// What attacks, and what is hard to show.
+fn hostile() -> Value {
+    let attacks = [
+        "<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\">",
+        "[click](javascript:window.hacked=3) ![i](https://evil.example/x.png) <a href=\"javascript:window.hacked=4\">a</a>",
+        "| a | b |\n|---|---|\n| `<b>` | $x^2$ |\n\n```html\n<script>window.hacked = 5</script>\n```\n[fine](https://example.org)",
+        "admin\u{202e}txt.exe\u{2066} and zero\u{200b}width\n\nמה שלום העולם? **שלום**\n\n你好，世界。これは長い文章です。",
+    ];
+    json!({ "prompt": [{ "role": "user", "content": "<svg onload=\"window.hacked = 6\">" }], "responses": attacks })
+}
+
+#[tokio::test]
+async fn hostile_text_is_inert_and_its_source_is_shown_exactly() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[hostile()]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find(".response").await;
+    let live = "document.querySelectorAll('main script, main img, main svg, main iframe, main style').length";
+    assert_eq!(browser.run(&format!("return {live}")).await, 0);
+    let links = browser.run("return [...document.querySelectorAll('main a')].map((a) => `${a.href} ${a.rel}`)").await;
+    assert_eq!(links, json!(["https://example.org/ noopener noreferrer nofollow"]));
+    assert_eq!(browser.run("return window.hacked ?? null").await, Value::Null);
+    for mark in ["U+202E", "U+2066", "U+200B"] {
+        browser.says(mark).await;
+    }
+    let directions = "return [...document.querySelectorAll('.response p')].map((p) => getComputedStyle(p).direction)";
+    assert!(browser.run(directions).await.to_string().contains("rtl"));
+    // No text becomes a part of the page even if a script were to try.
+    let tried = "try { document.body.innerHTML = '<b>x</b>'; return 'live' } catch (error) { return error.name }";
+    assert_eq!(browser.run(tried).await, "TypeError", "trusted types");
+    browser.screenshot("label-hostile").await;
+    browser.press("m").await;
+    let sources =
+        browser.run("return [...document.querySelectorAll('.response .source')].map((one) => one.textContent)").await;
+    for attack in hostile()["responses"].as_array().unwrap() {
+        assert!(sources.as_array().unwrap().contains(attack), "{attack} in {sources}");
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_long_text_is_read_on_the_page_itself_with_the_dialogue_beside_it() {
+    if !browser::is_there() {
+        return;
+    }
+    let long = "A sentence of the long text. ".repeat(1_150) + "The end of it.";
+    let responses: Vec<String> = (0..9).map(|n| format!("{n}: {long}")).collect();
+    let mut task = rank();
+    task["responses"] = json!(responses);
+    let home = home(&[task]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    browser.find(".response").await;
+    assert!(
+        browser.run("return document.querySelector('.response .text').innerText.length").await.as_u64() > Some(32_000)
+    );
+    // At the end of the ninth response, the first turn is on the screen still.
+    browser.run("document.querySelector('.response:nth-of-type(9) .judged').scrollIntoView({ block: 'end' })").await;
+    let is_seen = "const box = document.querySelector('.turn').getBoundingClientRect();
+        return box.top >= 0 && box.bottom <= innerHeight && document.elementFromPoint(box.left + 5, box.top + 5) !== null";
+    assert_eq!(browser.run(is_seen).await, true);
+    assert_eq!(
+        browser.run("return document.documentElement.scrollWidth <= innerWidth").await,
+        true,
+        "nothing to the side"
+    );
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_dark() {
+    if !browser::is_there() {
+        return;
+    }
+    let two = json!({ "prompt": "Which is better?", "responses": ["This one.", "That one."] });
+    let home = home(&[hostile(), two, json!({ "prompt": "Write a poem about the sea." }), rank()]);
+    let served = serve(&home, &["--overlap", "2", "--set", "label.guidelines=Be **fair**."]);
+    // Something to be seen on the overview.
+    let ben = served.client("ben");
+    for _ in 0..2 {
+        let task = ben.next().unwrap();
+        ben.answer(&task, task["handle"].as_str().unwrap());
+    }
+    let looks = [
+        ("wide", Look::WIDE),
+        ("wide-dark", Look::WIDE.dark()),
+        ("narrow", Look::NARROW),
+        ("narrow-dark", Look::NARROW.dark()),
+    ];
+    for (name, look) in looks {
+        let mut faults = Vec::new();
+        let browser = Browser::open(look).await;
+        let mut see = async |page: &str| {
+            browser.screenshot(&format!("label-{page}-{name}")).await;
+            let wide = browser.run("return document.documentElement.scrollWidth > innerWidth").await;
+            if wide == true {
+                faults.push(format!("{page} {name}: wider than the screen"));
+            }
+            faults
+                .extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
+        };
+        browser.go(&format!("{}/login", served.url())).await;
+        browser.says("This page is opened by a link of your own").await;
+        see("login").await;
+        log_in(&browser, &served, "admin").await;
+        browser.says("Disagreements").await;
+        see("overview").await;
+        log_in(&browser, &served, "anna").await;
+        browser.find(".response").await;
+        for place in ["1", "2", "2"] {
+            browser.press(place).await;
+        }
+        browser.press("h").await;
+        browser.says("Draft saved").await;
+        see("rank").await;
+        browser.press("m").await;
+        see("source").await;
+        browser.press("m").await;
+        browser.click("#open-keys").await;
+        see("keys").await;
+        browser.click("#keys header button").await;
+        browser.run("sessionStorage.clear(); location.reload()").await;
+        browser.find(".verdict").await;
+        see("compare").await;
+        browser.run("sessionStorage.clear(); location.reload()").await;
+        browser.find("#written").await;
+        browser.press("The sea, the sea.").await;
+        browser.says("Draft saved").await;
+        see("write").await;
+        browser.click("#skip").await;
+        browser.says("Unfinished").await;
+        browser.click("#open-unfinished").await;
+        see("unfinished").await;
+        browser.close().await;
+        // What she holds goes back, so that the next look sees the same.
+        let store = rusqlite::Connection::open(home.path("label.db")).unwrap();
+        store.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        store
+            .execute_batch(
+                "UPDATE tasks SET n_taken = n_taken - (SELECT count(*) FROM assignments a, labelers l WHERE a.task = tasks.id
+                     AND l.id = a.labeler AND l.name = 'anna' AND a.state = 'taken');
+                 DELETE FROM assignments WHERE labeler = (SELECT id FROM labelers WHERE name = 'anna');
+                 UPDATE labelers SET last_task = 0, last_return = 0 WHERE name = 'anna';",
+            )
+            .unwrap();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+}

@@ -1,0 +1,307 @@
+//! A run is looked at over HTTP: who may look, what is shown, what is told by itself, and what a command comes to.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use collimate::rundir::event_log::LoggedEvent;
+use collimate::web::Token;
+use collimate_protocol::messages::RunEvent;
+use collimate_protocol::{PolicyVersion, Role, RoleId};
+use collimate_tests::command_line::Home;
+use collimate_tests::shown::{ShownRun, rollout, update};
+use collimate_tests::watching::{Served, Viewer};
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+const GUARDED: [(Method, &str); 7] = [
+    (Method::GET, "/api/run"),
+    (Method::GET, "/api/curves?columns=batch/score&n_buckets=10"),
+    (Method::GET, "/api/rollouts"),
+    (Method::GET, "/api/rollouts/1"),
+    (Method::GET, "/api/events"),
+    (Method::POST, "/api/control/pause"),
+    (Method::POST, "/api/settings"),
+];
+
+#[test]
+fn nothing_is_told_or_done_without_the_runs_own_token() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    let viewer = &page.viewer;
+    // What another server, of labels for one, has given out.
+    let foreign = Token::random().reveal();
+    let cookies =
+        [String::new(), format!("Bearer {foreign}"), "Bearer nonsense".to_owned(), format!("Basic {}", viewer.token)];
+    for (method, path) in GUARDED {
+        for authorization in &cookies {
+            let answer = viewer.ask(method.clone(), path, &[("authorization", authorization)], "");
+            assert_eq!(answer.status, 401, "{method} {path} with `{authorization}`");
+            assert!(answer.body["error"].as_str().unwrap().contains("the run's token"), "{}", answer.body);
+        }
+        let labelers = format!("collimate-label-9470={}; collimate-view-1={}", viewer.token, viewer.token);
+        assert_eq!(viewer.ask(method.clone(), path, &[("cookie", &labelers)], "").status, 401, "{method} {path}");
+    }
+    let answer = viewer.post("/api/login", &json!({ "token": foreign }));
+    assert_eq!((answer.status, answer.header("set-cookie")), (401, ""));
+}
+
+#[test]
+fn a_login_gives_a_strict_cookie_that_opens_the_page() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    let viewer = &page.viewer;
+    let headers = [("content-type", "application/json"), ("origin", viewer.base.as_str())];
+    let body = json!({ "token": viewer.token }).to_string();
+    let answer = viewer.ask(Method::POST, "/api/login", &headers, &body);
+    assert_eq!(answer.status, 200);
+    let cookie = answer.header("set-cookie").to_owned();
+    assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    assert_eq!(viewer.ask(Method::GET, "/api/run", &[("cookie", cookie)], "").status, 200);
+    let start = viewer.ask(Method::GET, "/", &[], "");
+    assert_eq!((start.status, start.header("content-type")), (200, "text/html; charset=utf-8"));
+    for (name, value) in [("x-frame-options", "DENY"), ("x-content-type-options", "nosniff")] {
+        assert_eq!(start.header(name), value);
+    }
+    let policy = start.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+}
+
+#[test]
+fn what_a_foreign_page_sends_and_what_is_too_large_or_malformed_is_refused() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    let viewer = &page.viewer;
+    let bearer = format!("Bearer {}", viewer.token);
+    let json_type = ("content-type", "application/json");
+    let own = [("authorization", bearer.as_str()), json_type];
+    let with = |header| [own[0], own[1], header];
+    for foreign in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+        for path in ["/api/control/pause", "/api/settings", "/api/login"] {
+            let answer = viewer.ask(Method::POST, path, &with(foreign), "{\"lr\": 0.1}");
+            assert_eq!(answer.status, 403, "{path} with {foreign:?}");
+        }
+    }
+    // A name of another site that leads to this machine.
+    assert_eq!(viewer.ask(Method::GET, "/api/run", &with(("host", "evil.example")), "").status, 421);
+    let large = format!("{{\"lr\": {}}}", "1".repeat(100_000));
+    assert_eq!(viewer.ask(Method::POST, "/api/settings", &own, &large).status, 413);
+    for (body, status) in [
+        ("{", 400),
+        ("{\"lr\": \"fast\"}", 422),
+        ("{\"learning_rate\": 1}", 422),
+        ("{}", 422),
+        ("{\"lr\": -1}", 422),
+        ("{\"kl_coef\": 1e999}", 400),
+    ] {
+        let answer = viewer.ask(Method::POST, "/api/settings", &own, body);
+        assert_eq!(answer.status, status, "{body}: {}", answer.body);
+        assert!(answer.body["error"].is_string(), "{body}");
+    }
+    assert_eq!(viewer.ask(Method::POST, "/api/settings", &[own[0]], "{\"lr\": 1}").status, 415);
+    for query in
+        ["columns=a&n_buckets=0", "columns=a&n_buckets=9999999", "columns=a&n_buckets=9&smoothing=1", "n_buckets=x"]
+    {
+        let answer = viewer.ask(Method::GET, &format!("/api/curves?{query}"), &own, "");
+        assert!([400, 422].contains(&answer.status), "{query}: {}", answer.status);
+    }
+    assert_eq!(viewer.ask(Method::GET, "/api/rollouts?sort=secret", &own, "").status, 400);
+    assert_eq!(viewer.ask(Method::GET, "/api/rollouts/7", &own, "").status, 404);
+    // There is no run in this process to be commanded.
+    let answer = viewer.post("/api/settings", &json!({ "lr": 0.5 }));
+    assert_eq!(answer.status, 409, "{}", answer.body);
+    assert_eq!(viewer.post("/api/control/pause", &json!(null)).status, 409);
+}
+
+#[test]
+fn a_browser_that_was_away_hears_what_it_missed_and_one_of_another_server_reads_anew() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    let run = page.viewer.get("/api/run");
+    assert_eq!(run["last"], json!([1.0, 0.0, 0.0]));
+    let mut first = page.viewer.listen(run["id"].as_str().unwrap());
+    page.live.updated(&update(2, 0.75));
+    let heard = first.until(|message| message["kind"] == "updated");
+    assert_eq!((&heard["at"][0], &heard["numbers"]["batch/score"]), (&json!(2.0), &json!(0.75)));
+    let last = first.last_id().to_owned();
+    drop(first);
+    page.live.updated(&update(3, f64::NAN));
+    let event = RunEvent::Warning { role: RoleId::only(Role::Recorder), message: "full".into() };
+    page.live.happened(LoggedEvent::now(PolicyVersion(3), event));
+    let mut again = page.viewer.listen(&last);
+    let missed: Vec<Value> = (0..2).map(|_| again.until(|message| message["kind"] != "status")).collect();
+    assert_eq!((&missed[0]["at"][0], &missed[0]["numbers"]["batch/score"]), (&json!(3.0), &Value::Null));
+    assert_eq!((&missed[1]["event"], &missed[1]["message"]), (&json!("warning"), &json!("full")));
+    for other in ["", "00000000-1", "nonsense"] {
+        let first = page.viewer.listen(other).until(|message| message["kind"] != "status");
+        assert_eq!(first["kind"], "reset", "{other}");
+    }
+    let curves = page.viewer.get("/api/curves?columns=batch/score,none&n_buckets=100&smoothing=0.5");
+    assert_eq!(curves["batch/score"]["raw"], json!({"x": [1.0, 2.0, 3.0], "y": [0.5, 0.75, null]}));
+    assert!(curves.get("none").is_none());
+}
+
+#[test]
+fn rollouts_come_in_pages_with_their_tokens_and_what_is_hostile_stays_text() {
+    let hostile = "<script>alert(1)</script><img src=x onerror=alert(2)> \u{202e}\u{200b} javascript:alert(3)";
+    let rollouts = [rollout(0, 1, hostile), rollout(1, 2, "plain"), rollout(2, 1, "plain too")];
+    let page = ShownRun::new(&[update(1, 0.5)], &rollouts);
+    let best = page.viewer.get("/api/rollouts?sort=score&limit=2");
+    assert_eq!(
+        (&best["total"], &best["rows"][0]["id"], best["rows"].as_array().unwrap().len()),
+        (&json!(3), &json!(3), 2)
+    );
+    let new = page.viewer.get("/api/rollouts?after_id=2&sort=id&ascending=true");
+    assert_eq!((&new["total"], &new["rows"][0]["id"]), (&json!(1), &json!(3)));
+    let of_prompt = page.viewer.get("/api/rollouts?prompt_id=1&sort=id&ascending=true");
+    assert_eq!((&of_prompt["total"], &of_prompt["rows"][1]["version"]), (&json!(2), &json!(2)));
+    assert_eq!(page.viewer.get("/api/rollouts?search=PLAIN%20t")["total"], 1);
+    let bearer = format!("Bearer {}", page.viewer.token);
+    let answer = page.viewer.ask(Method::GET, "/api/rollouts/1", &[("authorization", &bearer)], "");
+    assert_eq!(
+        (answer.header("content-type"), answer.header("x-content-type-options")),
+        ("application/json", "nosniff")
+    );
+    assert_eq!(answer.body["response"], hostile);
+    let pieces: String =
+        answer.body["tokens"]["response"].as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
+    assert_eq!(pieces, hostile);
+}
+
+/// A home in which PPO can start at once.
+fn home() -> Home {
+    let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
+    for stage in ["pretrain", "sft", "reward"] {
+        home.succeed(&[stage, "recipe.toml", "--out", "before"]);
+    }
+    home
+}
+
+fn ppo<'a>(sets: &[&'a str]) -> Vec<&'a str> {
+    let own = ["ppo.sft=before/sft/model", "ppo.reward_model=before/reward/model", "ppo.max_staleness=1"];
+    let sets = own.into_iter().chain(sets.iter().copied()).flat_map(|set| ["--set", set]);
+    ["ppo", "recipe.toml", "--out", "r"].into_iter().chain(sets).collect()
+}
+
+#[test]
+fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_weights() {
+    let home = home();
+    let mut arguments = ppo(&["ppo.n_updates=100000", "ppo.mode=threaded", "ppo.checkpoints.every=0"]);
+    arguments.push("--serve=0");
+    let served = Served::run(&mut home.command(&arguments));
+    let viewer = &served.viewer;
+    let mut messages = viewer.listen("");
+    messages.until(|message| message["kind"] == "updated");
+    assert_eq!(viewer.get("/api/run")["is_commandable"], true);
+
+    assert_eq!(viewer.post("/api/control/pause", &json!(null)).status, 202);
+    let is_paused = |message: &Value| {
+        let roles = message["status"]["roles"].as_array();
+        roles.is_some_and(|roles| roles.iter().any(|role| role["state"] == "paused"))
+    };
+    messages.until(|message| message["event"] == "paused");
+    messages.until(is_paused);
+    // What was in hand is done; then nothing moves from one look to the next.
+    let mut last = messages.until(is_paused)["status"]["version"].clone();
+    loop {
+        let now = messages.until(is_paused)["status"]["version"].clone();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    assert_eq!(viewer.post("/api/settings", &json!({"kl_coef": 0.5, "lr": 1e-4})).status, 202);
+    assert_eq!(viewer.post("/api/control/checkpoint", &json!(null)).status, 202);
+    assert_eq!(viewer.post("/api/control/explode", &json!(null)).status, 404);
+    assert_eq!(viewer.post("/api/control/resume", &json!(null)).status, 202);
+    let changed = messages.until(|message| message["event"] == "changed");
+    assert_eq!(changed["changes"], json!([{"kl_coef": 0.5}, {"lr": 1e-4}]));
+    let since = changed["version"].as_u64().unwrap();
+    messages.until(|message| {
+        message["kind"] == "updated"
+            && message["numbers"]["batch/kl_coef"] == 0.5
+            && message["at"][0].as_f64().unwrap() > since as f64 + 3.0
+    });
+    let run = viewer.get("/api/run");
+    let told: Vec<&str> =
+        run["events"].as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect();
+    for event in ["paused", "resumed", "changed", "checkpointed"] {
+        assert!(told.contains(&event), "{told:?}");
+    }
+    assert_eq!(served.interrupt(), Some(130));
+
+    let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r", "--json"])).unwrap();
+    assert!(replayed["until"].as_u64().unwrap() > since + 3, "{replayed}");
+    // The rate that was changed last is that of the run that goes on.
+    let events = home.read("r/ppo/events.jsonl");
+    assert!(events.contains("\"changed\"") && events.contains("\"checkpointed\""), "{events}");
+}
+
+/// Nothing of a reward, of a token or of an evaluation is thrown away.
+fn check_rollouts(home: &Home) {
+    let lines = |name: &str| -> Vec<Value> {
+        home.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let joined =
+        |pieces: &Value| -> String { pieces.as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect() };
+    for record in lines("r/ppo/rollouts.jsonl") {
+        let number = |name: &str| record[name].as_f64().unwrap();
+        assert!((number("score") - number("kl_penalty") - number("reward")).abs() < 1e-4, "{record}");
+        assert!(record["gold"].is_number(), "{record}");
+        let tokens = &record["tokens"];
+        assert_eq!(
+            (joined(&tokens["prompt"]), joined(&tokens["response"])),
+            (record["prompt"].as_str().unwrap().to_owned(), record["response"].as_str().unwrap().to_owned(),)
+        );
+        let n = record["response_tokens"].as_array().unwrap().len();
+        for name in ["response", "ref_logprobs", "values", "advantages"] {
+            assert_eq!(tokens[name].as_array().unwrap().len(), n, "{name}: {record}");
+        }
+    }
+    let evaluated = lines("r/ppo/evaluation.jsonl");
+    let of = |policy: &str| -> Vec<&Value> { evaluated.iter().filter(|line| line["policy"] == policy).collect() };
+    let prompts = |lines: Vec<&Value>| -> Vec<String> { lines.iter().map(|line| line["prompt"].to_string()).collect() };
+    assert_eq!(of("before").len(), 12);
+    assert_eq!(prompts(of("before")), prompts(of("after")));
+    assert!(
+        of("before").iter().all(|line| line["kl"].as_f64().unwrap().abs() < 1e-4 && line["gold"].is_number()),
+        "{evaluated:?}"
+    );
+    assert!(of("after").iter().any(|line| line["kl"].as_f64().unwrap().abs() > 1e-4), "{evaluated:?}");
+}
+
+/// Killed beyond a checkpoint, the run does updates again: they are a branch of its curves.
+#[test]
+fn updates_that_are_done_again_after_a_kill_are_a_branch() {
+    let home = home();
+    let arguments = ppo(&["ppo.n_updates=40", "ppo.checkpoints.every=7"]);
+    let metrics = home.path("r/ppo/metrics.jsonl");
+    let n_lines = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let mut child = home.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while n_lines() < 11 && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let n_before = n_lines() as u64;
+    assert!((11..40).contains(&n_before), "{n_before} updates");
+    let newest = n_before - n_before % 7;
+    home.succeed(&arguments);
+
+    check_rollouts(&home);
+
+    let mut view = home.command(&["view", "r", "--addr", "0"]);
+    let mut child = view.stdout(Stdio::piped()).spawn().unwrap();
+    let mut link = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut link).unwrap();
+    let viewer = Viewer::of(&link);
+    let run = viewer.get("/api/run");
+    let curve = viewer.get("/api/curves?columns=batch/score&n_buckets=1000")["batch/score"].clone();
+    let answer = viewer.post("/api/control/pause", &json!(null));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(answer.status, 409, "{}", answer.body);
+    assert_eq!((&run["last"][0], &run["is_live"]), (&json!(40.0), &json!(false)));
+    let xs: Vec<f64> = serde_json::from_value(curve["raw"]["x"].clone()).unwrap();
+    assert_eq!(xs, (1..=40).map(f64::from).collect::<Vec<_>>(), "one main line");
+    // Killed right at a checkpoint, it had nothing to do again.
+    let expected = if newest < n_before { json!([[newest as f64, n_before as f64]]) } else { json!([]) };
+    assert_eq!(run["branches"], expected, "{}", Path::new("r/ppo").display());
+    assert_eq!(curve["branches"].as_array().unwrap().len(), usize::from(newest < n_before));
+}
