@@ -237,18 +237,10 @@ pub enum Export {
 
 /// Writes answers to a file, `.jsonl` or `.parquet`. Returns how many lines.
 pub fn export(store: &Store, path: &Path, what: Export, which: Which) -> Result<usize, TransferError> {
-    let prompts = prompts(store, what, which)?;
-    let prompt = match (prompts, layout(path)?) {
-        (Prompts { n_text: 0, n_messages: 0 }, _) => {
-            return Err(TransferError::Nothing(match what {
-                Export::Demonstrations => "a demonstration",
-                Export::Comparisons => "a ranking",
-                Export::Preferences => "a ranking in which something is better",
-            }));
-        }
-        (Prompts { n_text: 1.., n_messages: 1.. }, Layout::Parquet) => return Err(TransferError::MixedPrompts),
-        (Prompts { n_messages: 0, .. }, _) => PromptColumn::Text,
-        _ => PromptColumn::Messages,
+    let prompt = match layout(path)? {
+        Layout::Parquet => prompt_column(prompts(store, what, which)?)?,
+        // Lines hold prompts of either kind.
+        _ => PromptColumn::Text,
     };
     let columns = match what {
         Export::Comparisons => Columns::Comparisons(prompt),
@@ -263,12 +255,30 @@ pub fn export(store: &Store, path: &Path, what: Export, which: Which) -> Result<
         };
         let written = store.read(|connection| Ok(answers::each(connection, which, write)));
         match written {
+            Ok(Ok(())) if n_lines == 0 => Err(io::Error::other(TransferError::Nothing(missing(what)))),
             Ok(Ok(())) => Ok(()),
             Ok(Err(WriteError::Io(error))) => Err(error),
             Ok(Err(WriteError::Store(error))) | Err(error) => Err(io::Error::other(error)),
         }
     })?;
     Ok(n_lines)
+}
+
+/// What there would have to be.
+fn missing(what: Export) -> &'static str {
+    match what {
+        Export::Demonstrations => "a demonstration",
+        Export::Comparisons => "a ranking",
+        Export::Preferences => "a ranking in which something is better",
+    }
+}
+
+fn prompt_column(prompts: Prompts) -> Result<PromptColumn, TransferError> {
+    match prompts {
+        Prompts { n_text: 1.., n_messages: 1.. } => Err(TransferError::MixedPrompts),
+        Prompts { n_messages: 0, .. } => Ok(PromptColumn::Text),
+        Prompts { .. } => Ok(PromptColumn::Messages),
+    }
 }
 
 enum WriteError {

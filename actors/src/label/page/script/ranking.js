@@ -53,9 +53,9 @@ export function makeRanking(getPlaces, setPlaces, goTo) {
   });
 
   const pool = h("div", { class: "tier pool", "data-drop": "none" });
-  const tiers = Array.from({ length: n }, (_, index) => h("li", { class: "tier", "data-drop": index + 1 }));
-  const gaps = tiers.map((_, index) => h("li", { class: "gap", "data-drop": `before-${index + 1}`, role: "presentation" }));
-  area.append(pool, h("ol", { class: "tiers", "aria-label": "Best to worst" }, tiers.flatMap((tier, index) => [gaps[index], tier])));
+  const tiers = Array.from({ length: n }, (_, index) => h("div", { class: "tier", "data-drop": index + 1 }));
+  const gaps = tiers.map((_, index) => h("div", { class: "gap", "data-drop": `before-${index + 1}` }));
+  area.append(pool, h("div", { class: "tiers", role: "group", "aria-label": "Best to worst" }, tiers.flatMap((tier, index) => [gaps[index], tier])));
 
   const update = () => {
     const places = getPlaces();
