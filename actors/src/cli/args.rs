@@ -188,7 +188,7 @@ pub struct LabelArgs {
     /// The project's database.
     #[arg(required = true)]
     pub db: Option<PathBuf>,
-    /// Settings, a TOML file with a table [label]; `collimate config label` prints one. Its relative paths are relative
+    /// Settings, a TOML file with a table `[label]`; `collimate config label` prints one. Its relative paths are relative
     /// to it.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,

@@ -1,9 +1,9 @@
 //! What people's rankings say, and how far they agree: formulas over plain numbers.
 //!
 //! - [`pairs`]: a ranking as its pairs, with ties.
-//! - [`agreement`]: tie-aware pairwise agreement and Krippendorff's alpha, with intervals by a bootstrap over prompts.
+//! - [`mod@agreement`]: tie-aware pairwise agreement and Krippendorff's alpha, with intervals by a bootstrap over prompts.
 //! - [`labelers`]: each labeler against the consensus of the others, and against a second look at the same task.
-//! - [`merge`]: n rankings to one, by Tideman's ranked pairs.
+//! - [`mod@merge`]: n rankings to one, by Tideman's ranked pairs.
 //! - [`position`]: whether what is shown first wins more often.
 
 pub mod agreement;
