@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 /// Set where a browser must be there, so that its absence is a failure and no reason to skip.
 const REQUIRED: &str = "COLLIMATE_BROWSER_REQUIRED";
+/// Attempts on an element that the page draws anew.
+const N_CLICKS: usize = 5;
 /// How long something may take to appear.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -155,7 +157,17 @@ impl Browser {
     pub async fn click(&self, css: &str) {
         self.find(css).await;
         self.run(&format!("document.querySelector({}).scrollIntoView({{ block: 'center' }})", json!(css))).await;
-        self.find(css).await.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        // A page that is drawn anew in between takes the element along.
+        let mut clicked = self.find(css).await.click().await;
+        for _ in 0..N_CLICKS {
+            match &clicked {
+                Err(error) if error.to_string().contains("stale element") => {
+                    clicked = self.find(css).await.click().await
+                }
+                _ => break,
+            }
+        }
+        clicked.unwrap_or_else(|error| panic!("{css}: {error}"));
     }
 
     /// Presses keys wherever the focus is.

@@ -352,8 +352,7 @@ impl Trainer<FakeWeights> for FakeTrainer {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
-        let numbers: Vec<u64> =
-            state.chunks(8).map(|bytes| Ok(u64::from_le_bytes(bytes.try_into()?))).collect::<Result<_, RoleError>>()?;
+        let numbers: Vec<u64> = state.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let [version, weights, lr] = numbers[..] else { return Err("a state that is cut short".into()) };
         (self.version, self.weights, self.lr) = (PolicyVersion(version), weights, lr);
         Ok(())

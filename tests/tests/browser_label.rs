@@ -370,15 +370,6 @@ async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_da
     if !browser::is_there() {
         return;
     }
-    let two = json!({ "prompt": "Which is better?", "responses": ["This one.", "That one."] });
-    let home = home(&[hostile(), two, json!({ "prompt": "Write a poem about the sea." }), rank()]);
-    let served = serve(&home, &["--overlap", "2", "--set", "label.guidelines=Be **fair**."]);
-    // Something to be seen on the overview.
-    let ben = served.client("ben");
-    for _ in 0..2 {
-        let task = ben.next().unwrap();
-        ben.answer(&task, task["handle"].as_str().unwrap());
-    }
     let looks = [
         ("wide", Look::WIDE),
         ("wide-dark", Look::WIDE.dark()),
@@ -386,6 +377,16 @@ async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_da
         ("narrow-dark", Look::NARROW.dark()),
     ];
     for (name, look) in looks {
+        // Of its own: a task that a look has left stays with it for a time.
+        let two = json!({ "prompt": "Which is better?", "responses": ["This one.", "That one."] });
+        let home = home(&[hostile(), two, json!({ "prompt": "Write a poem about the sea." }), rank()]);
+        let served = serve(&home, &["--overlap", "2", "--set", "label.guidelines=Be **fair**."]);
+        // Something to be seen on the overview.
+        let ben = served.client("ben");
+        for _ in 0..2 {
+            let task = ben.next().unwrap();
+            ben.answer(&task, task["handle"].as_str().unwrap());
+        }
         let mut faults = Vec::new();
         let browser = Browser::open(look).await;
         let mut see = async |page: &str| {

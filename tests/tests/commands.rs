@@ -60,7 +60,11 @@ impl Permitted {
     async fn let_pass(&mut self, n_updates: u64) {
         for _ in 0..n_updates {
             self.permits.send(()).unwrap();
-            assert!(matches!(within(self.events.recv(), "no update").await.unwrap(), RunEvent::Updated(_)));
+            let mut event = within(self.events.recv(), "no update").await.unwrap();
+            while matches!(event, RunEvent::Paused | RunEvent::Resumed) {
+                event = within(self.events.recv(), "no update").await.unwrap();
+            }
+            assert!(matches!(event, RunEvent::Updated(_)), "{event:?}");
         }
     }
 
@@ -136,6 +140,7 @@ fn a_paused_run_can_be_stopped() {
             run.handle.stop();
             // Comes too late to mean anything.
             run.handle.pause();
+            assert_eq!(run.events.recv().await.unwrap(), RunEvent::Paused);
             assert_eq!(run.events.recv().await.unwrap(), RunEvent::Stopping);
             assert!(run.let_end().await.0.stopped);
         });
