@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use collimate::flow::{FlowOutcome, RunError};
+use collimate::flow::replay::{Replay, ReplayError};
+use collimate::flow::{FlowConfig, FlowOutcome, PpoFlow, RunError};
+use collimate_protocol::PolicyVersion;
 use collimate_protocol::messages::RoleReport;
+use collimate_protocol::records::JournaledUpdate;
+use collimate_protocol::roles::Trainer;
 
 use crate::fakes::{FakeTrainer, FakeWeights, SharedLog};
 use crate::scenario::Scenario;
@@ -32,4 +36,15 @@ pub async fn run_on_actors(scenario: &Scenario) -> (SharedLog, Outcome) {
     let run = async { scenario.graph(&log).start().await?.wait().await };
     let outcome: Result<_, RunError> = within(run, "no fault, no command").await;
     (log, outcome.expect("nothing fails in it"))
+}
+
+/// Does these updates of a flow's journal again, on this thread; the version that they come to.
+pub fn replayed<W: Send + Sync + 'static, T: Trainer<W> + 'static>(
+    flow: PpoFlow<W, T>,
+    config: &FlowConfig,
+    updates: &[JournaledUpdate],
+) -> Result<PolicyVersion, ReplayError> {
+    let mut replay = Replay::new(flow, config).unwrap();
+    updates.iter().try_for_each(|update| replay.update(update))?;
+    Ok(replay.version())
 }

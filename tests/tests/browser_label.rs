@@ -38,6 +38,18 @@ async fn log_in(browser: &Browser, served: &Served, name: &str) {
     browser.until("return location.pathname !== '/login'").await;
 }
 
+/// Anna at these tasks, in a wide window; none where there is no browser.
+async fn anna_at(tasks: &[Value]) -> Option<(Home, Served, Browser)> {
+    if !browser::is_there() {
+        return None;
+    }
+    let home = home(tasks);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "anna").await;
+    Some((home, served, browser))
+}
+
 /// The responses as they stand on the page: the letter of each by its text.
 async fn letter_of(browser: &Browser, text: &str) -> usize {
     let script = format!(
@@ -85,13 +97,7 @@ async fn a_link_logs_in_and_leaves_the_address_bar() {
 
 #[tokio::test]
 async fn four_responses_are_ranked_by_dragging_with_a_tie() {
-    if !browser::is_there() {
-        return;
-    }
-    let home = home(&[rank()]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((home, _served, browser)) = anna_at(&[rank()]).await else { return };
     browser.says("And what else?").await;
     browser.says("Ships.").await;
     for (text, tier) in [("Wood", 2), ("Ice", 1), ("Stones", 3), ("Lead", 3)] {
@@ -110,13 +116,7 @@ async fn four_responses_are_ranked_by_dragging_with_a_tie() {
 
 #[tokio::test]
 async fn one_is_dropped_between_two_others() {
-    if !browser::is_there() {
-        return;
-    }
-    let home = home(&[rank()]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((_home, _served, browser)) = anna_at(&[rank()]).await else { return };
     browser.find(".chip").await;
     for (index, place) in [(0, "1"), (1, "2"), (2, "3"), (3, "before-2")] {
         browser.drag(&chip(index), &format!("[data-drop=\"{place}\"]")).await;
@@ -127,14 +127,10 @@ async fn one_is_dropped_between_two_others() {
 
 #[tokio::test]
 async fn nine_responses_with_a_tie_scores_flags_and_notes_by_keyboard_alone() {
-    if !browser::is_there() {
-        return;
-    }
     let responses: Vec<String> = (0..9).map(|n| format!("response number {n}")).collect();
-    let home = home(&[json!({ "prompt": "Nine.", "responses": responses })]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((home, _served, browser)) = anna_at(&[json!({ "prompt": "Nine.", "responses": responses })]).await else {
+        return;
+    };
     browser.find(".response").await;
     // Each digit places the response in focus and goes to the next: A and B tie, the others follow.
     browser.press("j").await;
@@ -165,13 +161,7 @@ async fn nine_responses_with_a_tie_scores_flags_and_notes_by_keyboard_alone() {
 
 #[tokio::test]
 async fn all_bad_is_said_without_a_ranking_and_undone_for_another() {
-    if !browser::is_there() {
-        return;
-    }
-    let home = home(&[rank()]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((home, _served, browser)) = anna_at(&[rank()]).await else { return };
     browser.find(".response").await;
     assert_eq!(browser.find("#submit").await.attr("disabled").await.unwrap(), Some("true".to_owned()));
     browser.press("a").await;
@@ -197,13 +187,11 @@ async fn all_bad_is_said_without_a_ranking_and_undone_for_another() {
 
 #[tokio::test]
 async fn a_skip_is_instant_when_empty_and_keeps_what_was_written_when_not() {
-    if !browser::is_there() {
+    let Some((home, _served, browser)) =
+        anna_at(&[json!({ "prompt": "First" }), json!({ "prompt": "Second" }), json!({ "prompt": "Third" })]).await
+    else {
         return;
-    }
-    let home = home(&[json!({ "prompt": "First" }), json!({ "prompt": "Second" }), json!({ "prompt": "Third" })]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    };
     browser.says("First").await;
     browser.press("half of an answer").await;
     browser.click("#skip").await;
@@ -229,13 +217,7 @@ async fn a_skip_is_instant_when_empty_and_keeps_what_was_written_when_not() {
 
 #[tokio::test]
 async fn a_demonstration_is_kept_while_it_is_written_whatever_becomes_of_the_server() {
-    if !browser::is_there() {
-        return;
-    }
-    let home = home(&[json!({ "prompt": "Write." })]);
-    let mut served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((home, mut served, browser)) = anna_at(&[json!({ "prompt": "Write." })]).await else { return };
     browser.find("#written").await;
     browser.press("Some words,").await;
     browser.says("Draft saved").await;
@@ -304,13 +286,7 @@ fn hostile() -> Value {
 
 #[tokio::test]
 async fn hostile_text_is_inert_and_its_source_is_shown_exactly() {
-    if !browser::is_there() {
-        return;
-    }
-    let home = home(&[hostile()]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((_home, _served, browser)) = anna_at(&[hostile()]).await else { return };
     browser.find(".response").await;
     let live = "document.querySelectorAll('main script, main img, main svg, main iframe, main style').length";
     assert_eq!(browser.run(&format!("return {live}")).await, 0);
@@ -337,17 +313,11 @@ async fn hostile_text_is_inert_and_its_source_is_shown_exactly() {
 
 #[tokio::test]
 async fn a_long_text_is_read_on_the_page_itself_with_the_dialogue_beside_it() {
-    if !browser::is_there() {
-        return;
-    }
     let long = "A sentence of the long text. ".repeat(1_150) + "The end of it.";
     let responses: Vec<String> = (0..9).map(|n| format!("{n}: {long}")).collect();
     let mut task = rank();
     task["responses"] = json!(responses);
-    let home = home(&[task]);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
+    let Some((_home, _served, browser)) = anna_at(&[task]).await else { return };
     browser.find(".response").await;
     assert!(
         browser.run("return document.querySelector('.response .text').innerText.length").await.as_u64() > Some(32_000)

@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::replay::{Replay, ReplayError};
 use collimate::flow::{FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
 use collimate_models::generate::CachePolicy;
 use collimate_protocol::records::{Checkpoint, JournaledUpdate};
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{PolicyVersion, Role, RoleError};
 use collimate_tests::fakes::{FakeTrainer, FakeWeights, Lengths, SharedLog};
-use collimate_tests::run::within;
+use collimate_tests::run::{replayed, within};
 use collimate_tests::sabotage::{Sabotage, sabotaged};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::tiny::{BATCH_SIZE, Models};
@@ -21,8 +20,7 @@ struct Kept(Arc<Mutex<(Vec<JournaledUpdate>, Vec<Checkpoint>)>>);
 
 impl RunSink for Kept {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
-        let tickets = update.metrics.flow.tickets.clone();
-        self.0.lock().unwrap().0.push(JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum));
+        self.0.lock().unwrap().0.push(update.journaled());
         Ok(())
     }
 
@@ -46,16 +44,6 @@ async fn record<W: Send + Sync + 'static, T: Trainer<W> + 'static>(
     assert!(sabotage.has_struck(), "{role:?} was not lost");
     let kept = kept.0.lock().unwrap();
     kept.clone()
-}
-
-fn replayed<W: Send + Sync + 'static, T: Trainer<W> + 'static>(
-    flow: PpoFlow<W, T>,
-    config: &FlowConfig,
-    updates: &[JournaledUpdate],
-) -> Result<PolicyVersion, ReplayError> {
-    let mut replay = Replay::new(flow, config).unwrap();
-    updates.iter().try_for_each(|update| replay.update(update))?;
-    Ok(replay.version())
 }
 
 fn config(n_updates: u64) -> FlowConfig {

@@ -4,16 +4,16 @@
 use std::sync::{Arc, Mutex};
 
 use collimate::control::RunHandle;
-use collimate::flow::replay::{Replay, ReplayError};
+use collimate::flow::replay::ReplayError;
 use collimate::flow::{FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
 use collimate_models::arch::Weights;
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::records::{Checkpoint, JournaledUpdate};
 use collimate_protocol::roles::Trainer;
-use collimate_protocol::{PolicyVersion, Role, RoleError, SettingChange};
+use collimate_protocol::{Role, RoleError, SettingChange};
 use collimate_tests::fakes::{FakeTrainer, FakeWeights, SharedLog};
-use collimate_tests::run::within;
+use collimate_tests::run::{replayed, within};
 use collimate_tests::sabotage::{Sabotage, sabotaged};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::tiny::{BATCH_SIZE, Models};
@@ -42,8 +42,7 @@ impl RunSink for ByPermit {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
         let _ = self.permits.recv();
         let mut kept = self.kept.lock().unwrap();
-        let tickets = update.metrics.flow.tickets.clone();
-        kept.updates.push(JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum));
+        kept.updates.push(update.journaled());
         kept.rates.push((update.metrics.batch.kl_coef, update.metrics.train.lr));
         Ok(())
     }
@@ -105,16 +104,6 @@ fn config(mode: FlowMode) -> FlowConfig {
     };
     config.checkpoints.every = 0;
     config
-}
-
-fn replayed<W: Send + Sync + 'static, T: Trainer<W> + 'static>(
-    flow: PpoFlow<W, T>,
-    config: &FlowConfig,
-    updates: &[JournaledUpdate],
-) -> Result<PolicyVersion, ReplayError> {
-    let mut replay = Replay::new(flow, config).unwrap();
-    updates.iter().try_for_each(|update| replay.update(update))?;
-    Ok(replay.version())
 }
 
 fn is_update(event: &RunEvent) -> bool {

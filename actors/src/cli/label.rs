@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::args::{ExportOf, LabelArgs, LabelCommand};
+use super::args::{LabelArgs, LabelCommand};
 use super::{Ended, print};
 use crate::config;
 use crate::label::config::{LabelConfig, LabelFile};
 use crate::label::overview::{LabelerOverview, Measured, Overview, overview};
-use crate::label::server::LabelServer;
+use crate::label::server::{DEFAULT_PORT, LabelServer};
 use crate::label::store::answers::Which;
 use crate::label::store::labelers::{ADMIN, has_token, renew_token};
 use crate::label::store::{Store, now, tasks};
@@ -56,7 +56,8 @@ fn serve(args: &LabelArgs) -> anyhow::Result<Ended> {
     config.screening.iter().try_for_each(|file| import(&store, file, ImportAs::Screening))?;
     config.tasks.iter().try_for_each(|file| import(&store, file, ImportAs::Work(overlap)))?;
 
-    let server = LabelServer::new(store.clone(), &config, parse_address(&args.addr)?, args.url.as_deref())?;
+    let server =
+        LabelServer::new(store.clone(), &config, parse_address(&args.addr, DEFAULT_PORT)?, args.url.as_deref())?;
     let url = server.url().to_owned();
     print(&format!("labelling at {url} (Ctrl-C ends it)\n"))?;
     for name in config.labelers.iter().map(String::as_str).chain([ADMIN]) {
@@ -117,12 +118,7 @@ fn import(store: &Store, file: &Path, into: ImportAs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn export(db: &Path, file: &Path, what: ExportOf, all: bool) -> anyhow::Result<()> {
-    let what = match what {
-        ExportOf::Comparisons => Export::Comparisons,
-        ExportOf::Demonstrations => Export::Demonstrations,
-        ExportOf::Preferences => Export::Preferences,
-    };
+fn export(db: &Path, file: &Path, what: Export, all: bool) -> anyhow::Result<()> {
     let which = if all { Which::All } else { Which::Training };
     let n_lines = transfer::export(&Store::existing(db)?, file, what, which)?;
     print(&format!("{n_lines} lines written to {}\n", file.display()))?;

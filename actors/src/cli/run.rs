@@ -15,6 +15,7 @@ use crate::stages::run;
 use crate::view::live::Watched;
 use crate::view::server::Door;
 use crate::view::{Live, directory};
+use crate::web::bind::parse_address;
 use crate::{config, device, report};
 
 /// Runs the recipe, or one stage of it.
@@ -29,7 +30,7 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     // What can be refused without touching the disk comes first.
     device::open(&recipe.device.0)?;
     if let Some(address) = &args.metrics_addr {
-        server::serve(server::parse_address(address)?)?;
+        server::serve(parse_address(address, server::EXAMPLE_PORT)?)?;
     }
     let door = args.serve.as_deref().map(Door::open).transpose()?;
     let dir = RunDir::open(&root, &recipe)?;

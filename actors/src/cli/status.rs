@@ -11,6 +11,7 @@ use super::args::StatusArgs;
 use super::print;
 use crate::observe::server;
 use crate::rundir::{Checkpoints, RunDir, Stage, status};
+use crate::web::bind::parse_address;
 
 /// Prints the run as it was a moment ago.
 pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
@@ -36,7 +37,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
 /// The address that is meant, where it is one and no folder has that name.
 fn address(run: &Path) -> Option<SocketAddr> {
     let text = run.to_str().filter(|_| !run.exists())?;
-    server::parse_address(text).ok()
+    parse_address(text, server::EXAMPLE_PORT).ok()
 }
 
 fn show(args: &StatusArgs, status: &RunStatus, is_live: bool, age: Duration, kept: &str) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::{Checkpoint, UpdateMetrics};
+use collimate_protocol::records::{Checkpoint, JournaledUpdate, UpdateMetrics};
 use collimate_protocol::{ExperienceBatch, Role, RoleError, RoleId, SettingChange};
 use crossbeam_channel::Select;
 
@@ -53,6 +53,13 @@ pub struct TrainedUpdate {
     pub batch: Arc<ExperienceBatch>,
     /// Checksum of the weights after it.
     pub checksum: u64,
+}
+
+impl TrainedUpdate {
+    /// As the journal has it.
+    pub fn journaled(&self) -> JournaledUpdate {
+        JournaledUpdate::of(&self.batch, &self.changes, self.metrics.flow.tickets.clone(), self.checksum)
+    }
 }
 
 /// Learner to recorder.

@@ -37,7 +37,7 @@ pub struct Element {
 /// All elements that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)] // Each is HTML's element of that name.
+#[expect(missing_docs, reason = "each is HTML's element of that name")]
 pub enum Name {
     P,
     H3,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use clap::ValueEnum;
 use collimate_models::data::Record;
 use collimate_models::data::rows::{Layout, Row, rows};
 use collimate_models::data::schema::Schema;
@@ -224,14 +225,14 @@ fn add(
     Ok(())
 }
 
-/// What is exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which answers are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Export {
-    /// K responses with their ranks: what the reward stage reads.
+    /// `prompt`, `responses`, `ranks`: what the reward stage reads.
     Comparisons,
-    /// A prompt and what a labeler wrote: what SFT reads.
+    /// `prompt`, `response`: what SFT reads.
     Demonstrations,
-    /// `chosen` and `rejected`: a line for each pair that is no tie.
+    /// `prompt`, `chosen`, `rejected`: a line for each pair that is no tie.
     Preferences,
 }
 

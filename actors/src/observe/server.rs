@@ -1,6 +1,6 @@
 //! `--metrics-addr`: a run over HTTP. `/metrics` has the gauges in Prometheus' text form, `/status` the status as JSON.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
@@ -11,16 +11,16 @@ use collimate_protocol::messages::RunStatus;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::gauges;
+use crate::web::bind::serve_on_a_thread;
 
+/// A port for it, as an example.
+pub const EXAMPLE_PORT: &str = "9464";
 /// How long a run may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a run can't be served, or can't be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is none.
-    #[error("`{0}` is no address; expected a port (9464), or ADDRESS:PORT (127.0.0.1:9464)")]
-    BadAddress(String),
     /// The port is taken, or forbidden.
     #[error("metrics can't be served on {address}: {problem}")]
     CannotListen {
@@ -39,37 +39,13 @@ pub enum ServeError {
     },
 }
 
-/// Reads an address. A bare port is on the loopback interface: what a run shows is for this machine unless told
-/// otherwise.
-pub fn parse_address(text: &str) -> Result<SocketAddr, ServeError> {
-    if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
-        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-    }
-    let text = text.replacen("localhost:", "127.0.0.1:", 1);
-    text.parse().map_err(|_| ServeError::BadAddress(text))
-}
-
 /// Serves the process' run until the process ends, on a thread of its own. Once a process.
 pub fn serve(address: SocketAddr) -> Result<(), ServeError> {
     let cannot = |problem: String| ServeError::CannotListen { address, problem };
     let listener = TcpListener::bind(address).map_err(|error| cannot(error.to_string()))?;
     let handle = PrometheusBuilder::new().install_recorder().map_err(|error| cannot(error.to_string()))?;
     gauges::describe();
-    serve_on(listener, handle).map_err(|error| cannot(error.to_string()))
-}
-
-fn serve_on(listener: TcpListener, handle: PrometheusHandle) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let serve = async move {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, routes(handle)).await
-    };
-    let run = move || {
-        // It ends with the process alone; a connection's error is that connection's.
-        let _ = runtime.block_on(serve);
-    };
-    std::thread::Builder::new().name("serve".to_owned()).spawn(run).map(drop)
+    serve_on_a_thread("serve", listener, routes(handle)).map_err(|error| cannot(error.to_string()))
 }
 
 fn routes(handle: PrometheusHandle) -> Router {
@@ -104,15 +80,16 @@ mod tests {
     use collimate_protocol::{PolicyVersion, TicketCounts};
 
     use super::*;
+    use crate::web::bind::parse_address;
 
     #[test]
     fn a_bare_port_is_on_loopback_and_anything_else_must_be_spelt_out() {
-        assert_eq!(parse_address("9464").unwrap().to_string(), "127.0.0.1:9464");
-        assert_eq!(parse_address(":9464").unwrap().to_string(), "127.0.0.1:9464");
-        assert_eq!(parse_address("localhost:9464").unwrap().to_string(), "127.0.0.1:9464");
-        assert_eq!(parse_address("0.0.0.0:9464").unwrap().to_string(), "0.0.0.0:9464");
-        assert_eq!(parse_address("[::1]:9464").unwrap().to_string(), "[::1]:9464");
-        let error = parse_address("everywhere").unwrap_err().to_string();
+        assert_eq!(parse_address("9464", EXAMPLE_PORT).unwrap().to_string(), "127.0.0.1:9464");
+        assert_eq!(parse_address(":9464", EXAMPLE_PORT).unwrap().to_string(), "127.0.0.1:9464");
+        assert_eq!(parse_address("localhost:9464", EXAMPLE_PORT).unwrap().to_string(), "127.0.0.1:9464");
+        assert_eq!(parse_address("0.0.0.0:9464", EXAMPLE_PORT).unwrap().to_string(), "0.0.0.0:9464");
+        assert_eq!(parse_address("[::1]:9464", EXAMPLE_PORT).unwrap().to_string(), "[::1]:9464");
+        let error = parse_address("everywhere", EXAMPLE_PORT).unwrap_err().to_string();
         assert_eq!(error, "`everywhere` is no address; expected a port (9464), or ADDRESS:PORT (127.0.0.1:9464)");
     }
 
@@ -126,7 +103,7 @@ mod tests {
     fn served() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        serve_on(listener, PrometheusBuilder::new().build_recorder().handle()).unwrap();
+        serve_on_a_thread("serve", listener, routes(PrometheusBuilder::new().build_recorder().handle())).unwrap();
         address
     }
 

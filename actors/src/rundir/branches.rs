@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::jsonl::{text_if_there, whole_lines};
 use super::{RunDirError, atomic};
 
 const BRANCH: &str = "branch";
@@ -15,14 +16,13 @@ const BRANCH: &str = "branch";
 /// A file can't be read or written, or a line of `metrics` is broken.
 pub fn set_aside(metrics: &Path, branches: &Path, version: u64) -> Result<(), RunDirError> {
     let mut dropped = Vec::new();
-    for (idx, line) in read(metrics)?.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
-        let record: Value = serde_json::from_str(line)
-            .map_err(|error| RunDirError::bad(metrics, format!("line {}: {error}", idx + 1)))?;
+    for line in whole_lines(metrics, &text_if_there(metrics)?) {
+        let (_, record) = line?;
         if record["version"].as_u64().is_some_and(|done| done > version) {
             dropped.push(record);
         }
     }
-    let there = read(branches)?;
+    let there = text_if_there(branches)?;
     let last = there.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()?[BRANCH].as_u64());
     let numbered = |number: u64| -> String {
         let line = |record: &Value| {
@@ -42,14 +42,6 @@ pub fn set_aside(metrics: &Path, branches: &Path, version: u64) -> Result<(), Ru
 /// The number of a line's branch; 0 for a line of the run itself.
 pub fn branch_of(record: &Value) -> u64 {
     record[BRANCH].as_u64().unwrap_or(0)
-}
-
-fn read(path: &Path) -> Result<String, RunDirError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(RunDirError::io(path)(error)),
-    }
 }
 
 #[cfg(test)]

@@ -32,18 +32,12 @@ impl<T: Serialize> JsonlWriter<T> {
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), records: PhantomData })
     }
 
-    /// Goes on with a file, after those of its lines that `keep` wants. A line without an end is not kept: it was being
-    /// written when the process died.
+    /// Goes on with a file, after those of its lines that `keep` wants. A line without an end is not kept.
     pub fn resume(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<Self, RunDirError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(RunDirError::io(path)(error)),
-        };
+        let text = text_if_there(path)?;
         let mut kept = String::with_capacity(text.len());
-        for (idx, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
-            let record = serde_json::from_str(line)
-                .map_err(|error| RunDirError::bad(path, format!("line {}: {error}", idx + 1)))?;
+        for line in whole_lines(path, &text) {
+            let (line, record) = line?;
             if keep(&record) {
                 kept.push_str(line);
             }
@@ -70,6 +64,28 @@ impl<T: Serialize> JsonlWriter<T> {
     pub fn write(&mut self, record: &T) -> Result<(), RunDirError> {
         self.write_all([record])
     }
+}
+
+/// What the file holds; nothing where it is absent.
+pub(super) fn text_if_there(path: &Path) -> Result<String, RunDirError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(RunDirError::io(path)(error)),
+    }
+}
+
+/// The lines of the file's text, with their ends and what they say. A line without an end is none: it was being written
+/// when the process died.
+pub(super) fn whole_lines<'a>(
+    path: &'a Path,
+    text: &'a str,
+) -> impl Iterator<Item = Result<(&'a str, Value), RunDirError>> {
+    let whole = text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'));
+    whole.map(move |(idx, line)| match serde_json::from_str(line) {
+        Ok(record) => Ok((line, record)),
+        Err(error) => Err(RunDirError::bad(path, format!("line {}: {error}", idx + 1))),
+    })
 }
 
 /// Reads every record. A broken line is an error that names it, unless it is the last one and has no end: that one

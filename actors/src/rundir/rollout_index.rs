@@ -132,10 +132,7 @@ impl RolloutIndex {
     /// The index can't be read.
     pub fn n_rollouts(&self) -> Result<u64, RunDirError> {
         // Ids have no gaps.
-        self.db
-            .query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get::<_, i64>(0))
-            .map(i64::cast_unsigned)
-            .map_err(|error| self.bad(error))
+        last_id(&self.db).map(i64::cast_unsigned).map_err(|error| self.bad(error))
     }
 
     /// A part of the list that a query asks for.
@@ -210,6 +207,11 @@ impl RolloutIndex {
     }
 }
 
+/// The number of the last rollout; 0 where there is none.
+fn last_id(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get(0))
+}
+
 fn on_disk(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     prepared(db).or_else(|error| {
@@ -263,7 +265,7 @@ fn forget(tx: &Transaction<'_>, log: &mut File) -> rusqlite::Result<u64> {
         let is_same = there.is_ok() && line.len() as i64 == n_bytes && i64::from(crc32c::crc32c(&line)) == crc;
         Ok(is_same.then_some((offset + n_bytes).cast_unsigned()))
     };
-    let n = tx.query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get::<_, i64>(0))?;
+    let n = last_id(tx)?;
     let (mut kept, mut end, mut first_other) = (0, 0, n + 1);
     let mut candidate = n;
     while kept + 1 < first_other {
@@ -292,8 +294,7 @@ fn take_in(tx: &Transaction<'_>, mut log: File, from: u64, log_path: &Path, path
         )
         .map_err(bad)?;
     let mut add_text = tx.prepare_cached("INSERT INTO texts (rowid, text) VALUES (?1, ?2)").map_err(bad)?;
-    let mut id =
-        tx.query_row("SELECT coalesce(max(id), 0) FROM rollouts", [], |row| row.get::<_, i64>(0)).map_err(bad)?;
+    let mut id = last_id(tx).map_err(bad)?;
     let (mut end, mut line) = (from, Vec::new());
     while end - from < N_BYTES_AT_ONCE {
         line.clear();

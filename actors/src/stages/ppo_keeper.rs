@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use collimate_protocol::PolicyVersion;
-use collimate_protocol::records::{Checkpoint, JournaledUpdate};
-use collimate_protocol::{RoleError, SettingChange};
+use collimate_protocol::records::Checkpoint;
+use collimate_protocol::{PolicyVersion, RoleError, SettingChange};
 
 use super::context::StageError;
 use crate::flow::{RunSink, TrainedUpdate};
@@ -80,9 +79,7 @@ impl Keeper {
 
 impl RunSink for Keeper {
     fn updated(&mut self, update: &TrainedUpdate) -> Result<(), RoleError> {
-        let tickets = update.metrics.flow.tickets.clone();
-        let record = JournaledUpdate::of(&update.batch, &update.changes, tickets, update.checksum);
-        let journaled = self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&record));
+        let journaled = self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&update.journaled()));
         if journaled.is_err() {
             self.journal = None;
         }

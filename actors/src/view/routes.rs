@@ -19,7 +19,7 @@ use crate::config;
 use crate::rundir::rollout_index::RolloutPage;
 use crate::rundir::{RolloutIndex, RolloutQuery, RunDir, RunDirError, Stage};
 use crate::stages::recipe::Recipe;
-use crate::web::{ApiError, ApiJson, ApiQuery, Asset, Assets, Token};
+use crate::web::{ApiError, ApiJson, ApiQuery, Asset, Assets, SHARED, Token};
 
 const PAGE: Assets = Assets(&[
     Asset { path: "/", text: include_str!("page/index.html") },
@@ -54,7 +54,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/control/{command}", post(control::command))
         .route("/api/settings", post(control::change))
         .route_layer(middleware::from_fn_with_state(shared.clone(), wants_token));
-    PAGE.routes().route("/api/login", post(login)).merge(guarded).with_state(shared)
+    PAGE.routes().merge(SHARED.routes()).route("/api/login", post(login)).merge(guarded).with_state(shared)
 }
 
 async fn wants_token(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::live::Watched;
 use super::routes;
 use crate::rundir::{RolloutIndex, RunDirError};
-use crate::web::bind::{listen, parse_address};
+use crate::web::bind::{listen, parse_address, serve_on_a_thread};
 use crate::web::{BindError, BindRule, Guard, Hosts, SessionCookie, Token, TokenHash, local_url, secured};
 
 /// The port, where none is named.
@@ -82,7 +82,7 @@ impl Door {
     /// # Errors
     /// It is none, or taken.
     pub fn open(address: &str) -> Result<Self, ViewError> {
-        let listener = listen(parse_address(address)?, BindRule::TokenHolders)?;
+        let listener = listen(parse_address(address, DEFAULT_PORT)?, BindRule::TokenHolders)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
@@ -103,17 +103,7 @@ impl Door {
             streams: Arc::new(Semaphore::new(N_STREAMS)),
         };
         let router = secured(routes::router(Arc::new(shared)), Guard::new(Hosts::local(), MOST_BYTES));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = self.listener;
-        let serve = async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, router).await
-        };
-        let run = move || {
-            // It ends with the process alone; a connection's error is that connection's.
-            let _ = runtime.block_on(serve);
-        };
-        std::thread::Builder::new().name("view".to_owned()).spawn(run)?;
+        serve_on_a_thread("view", self.listener, router)?;
         // Behind the `#`: a browser sends that to nobody.
         Ok(format!("{}/#token={}", local_url(self.address), token.reveal()))
     }

@@ -22,6 +22,12 @@ pub struct Asset {
 #[derive(Clone, Copy, Debug)]
 pub struct Assets(pub &'static [Asset]);
 
+/// What the scripts of all pages import.
+pub const SHARED: Assets = Assets(&[
+    Asset { path: "/web/elements.js", text: include_str!("page/elements.js") },
+    Asset { path: "/web/requests.js", text: include_str!("page/requests.js") },
+]);
+
 impl Assets {
     /// Serves them all. A browser keeps them and asks whether they are still the same.
     ///

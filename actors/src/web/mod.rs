@@ -19,7 +19,7 @@ pub mod json;
 pub mod session;
 pub mod token;
 
-pub use assets::{Asset, Assets};
+pub use assets::{Asset, Assets, SHARED};
 pub use bind::{BindError, BindRule};
 pub use guard::{Guard, Hosts, local_url};
 pub use json::{ApiError, ApiJson, ApiQuery};

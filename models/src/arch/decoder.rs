@@ -122,6 +122,13 @@ impl Decoder {
         self.normed(x)
     }
 
+    /// Hidden states `(R, C)` of some rows of packed sequences.
+    pub fn forward_packed_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
+        let hidden = self.forward_packed(packed)?; // (N, C)
+        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
+        Ok(hidden.index_select(&rows, 0)?)
+    }
+
     /// Embedded tokens at their positions, `(N, C)`.
     fn embed(&self, ids: &[u32], positions: &[u32]) -> Result<Tensor> {
         let (device, n, context_len) = (self.device(), ids.len(), self.config.context_len);

@@ -70,7 +70,7 @@ impl LanguageModel {
         targets: &[u32],
         temperature: f32,
     ) -> Result<TokenLogprobs> {
-        let hidden = self.hidden_at(packed, rows)?;
+        let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
         Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
     }
 
@@ -85,15 +85,8 @@ impl LanguageModel {
         temperature: f32,
         loss: impl FnMut(Range<usize>, &Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor> {
-        let hidden = self.hidden_at(packed, rows)?;
+        let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
         Ok(kernels::token_loss(&hidden, &self.unembedding, targets, 1.0 / temperature, loss)?)
-    }
-
-    /// Hidden states `(R, C)` of these packed rows.
-    fn hidden_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
-        let hidden = self.decoder.forward_packed(packed)?; // (N, C)
-        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
-        Ok(hidden.index_select(&rows, 0)?)
     }
 }
 
@@ -173,9 +166,7 @@ impl ScalarModel {
 
     /// The scalar at each of these packed rows: `(R,)`.
     pub fn scalars_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
-        let hidden = self.decoder.forward_packed(packed)?; // (N, C)
-        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
-        let hidden = hidden.index_select(&rows, 0)?; // (R, C)
+        let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
         Ok(kernels::linear(&hidden, &self.weight, WeightLayout::OutIn, Some(&self.bias))?.squeeze(1)?)
     }
 }

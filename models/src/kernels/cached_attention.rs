@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 
 use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by, with_scratch};
-use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles};
+use super::tile::{COLUMN_STEP, Out, Rows, Start, TILE, tiles_of_all_terms};
 use super::{AttentionRule, HeadShape, simd};
 
 /// Keys and values of one sequence in one layer, for up to `capacity` positions.
@@ -217,30 +217,18 @@ impl WithSimd for Attend<'_, '_> {
         let Self { rule, queries, n_rows, seen, weights, y, out_start } = self;
         let (head_dim, n) = (rule.heads.head_dim, seen.n);
         let scores = Disjoint::over(weights);
-        for d0 in (0..head_dim).step_by(K_BLOCK) {
-            let len = K_BLOCK.min(head_dim - d0);
-            let x = Rows { numbers: &queries[d0..], stride: head_dim, n_rows, len };
-            let first = (d0 == 0).then_some(Start::Zero);
-            let out = Out { y: &scores, stride: n, row: 0, column: 0, width: n, first };
-            // SAFETY: the scores are this task's, and written from the first block on.
-            unsafe { tiles(simd, x, &seen.keys[d0 * seen.capacity + seen.first..], seen.capacity, out) };
-        }
+        let x = Rows { numbers: queries, stride: head_dim, n_rows, len: head_dim };
+        let out = Out { y: &scores, stride: n, row: 0, column: 0, width: n, first: Some(Start::Zero) };
+        // SAFETY: the scores are this task's.
+        unsafe { tiles_of_all_terms(simd, x, &seen.keys[seen.first..], seen.capacity, out) };
         for weights in weights.chunks_exact_mut(n) {
-            let largest = simd::max(weights);
-            for weight in weights.iter_mut() {
-                *weight = simd::exp((*weight - largest) * rule.scale);
-            }
-            let inverse = 1.0 / simd::sum(weights);
-            weights.iter_mut().for_each(|weight| *weight *= inverse);
+            simd::softmax(weights, rule.scale);
         }
-        for p0 in (0..n).step_by(K_BLOCK) {
-            let x = Rows { numbers: &weights[p0..], stride: n, n_rows, len: K_BLOCK.min(n - p0) };
-            let first = (p0 == 0).then_some(Start::Zero);
-            let out = Out { y, stride: head_dim, row: 0, column: out_start, width: head_dim, first };
-            let values = &seen.values[(seen.first + p0) * seen.value_stride..];
-            // SAFETY: these queries' results are this task's, and written from the first block on.
-            unsafe { tiles(simd, x, values, seen.value_stride, out) };
-        }
+        let x = Rows { numbers: weights, stride: n, n_rows, len: n };
+        let out = Out { y, stride: head_dim, row: 0, column: out_start, width: head_dim, first: Some(Start::Zero) };
+        let values = &seen.values[seen.first * seen.value_stride..];
+        // SAFETY: these queries' results are this task's.
+        unsafe { tiles_of_all_terms(simd, x, values, seen.value_stride, out) };
     }
 }
 

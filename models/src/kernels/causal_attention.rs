@@ -11,7 +11,7 @@ use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::gemm::{Matrix, add_product};
 use super::product::PARALLEL_WORK;
 use super::storage::{fusable, numbers, output, slice, tensor};
-use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles};
+use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles, tiles_of_all_terms};
 use super::{AttentionRule, HeadShape, composed, simd, transpose};
 
 /// Rows of which the backward pass holds the weights at a time: a multiple of [`TILE`].
@@ -145,14 +145,7 @@ impl<'a> Part<'a> {
             let (seen, future) = weights[..rows.end].split_at_mut(row + 1);
             let (past, seen) = seen.split_at_mut(self.rule.first_seen(row));
             past.fill(0.0);
-            let largest = simd::max(seen);
-            for weight in &mut *seen {
-                *weight = simd::exp((*weight - largest) * scale);
-            }
-            let inverse = 1.0 / simd::sum(seen);
-            for weight in seen {
-                *weight *= inverse;
-            }
+            simd::softmax(seen, scale);
             future.fill(0.0);
         }
     }
@@ -164,13 +157,9 @@ impl<'a> Part<'a> {
     /// No other task uses these places of `out` meanwhile.
     #[inline(always)]
     unsafe fn weighted_sum<S: Simd>(&self, simd: S, rows: Range<usize>, weights: &[f32], x: &[f32], out: Out<'_, '_>) {
-        for t0 in (0..rows.end).step_by(K_BLOCK) {
-            let len = K_BLOCK.min(rows.end - t0);
-            let weights = Rows { numbers: &weights[t0..], stride: self.positions_stride(), n_rows: rows.len(), len };
-            let out = Out { first: (t0 == 0).then_some(Start::Zero), ..out };
-            // SAFETY: the caller's promise, passed on; the first block writes what the others add to.
-            unsafe { tiles(simd, weights, &x[t0 * self.head_stride()..], self.head_stride(), out) };
-        }
+        let weights = Rows { numbers: weights, stride: self.positions_stride(), n_rows: rows.len(), len: rows.end };
+        // SAFETY: the caller's promise, passed on.
+        unsafe { tiles_of_all_terms(simd, weights, x, self.head_stride(), out) };
     }
 }
 
@@ -212,13 +201,13 @@ impl WithSimd for Forward<'_, '_> {
         let [key_column, value_column] = part.key_and_value_columns();
         part.transposed(key_column, keys);
         part.padded(value_column, values);
-        let (n, d) = (part.len(), part.heads.head_dim);
+        let (n, d, first) = (part.len(), part.heads.head_dim, Some(Start::Zero));
         for head in part.query_heads() {
             for start in (0..n).step_by(TILE) {
                 let rows = start..n.min(start + TILE);
                 part.weights(simd, head, rows.clone(), keys, weights);
                 let row = part.rows.start + start;
-                let out = Out { y, stride: part.heads.out_dim(), row, column: head * d, width: d, first: None };
+                let out = Out { y, stride: part.heads.out_dim(), row, column: head * d, width: d, first };
                 // SAFETY: this head of this sequence's rows is this task's alone.
                 unsafe { part.weighted_sum(simd, rows, weights, values, out) };
             }
@@ -288,8 +277,8 @@ impl WithSimd for Backward<'_, '_> {
                         weights[rows.end..block.end].fill(0.0);
                         grad_scores[rows.end..block.end].fill(0.0);
                     }
-                    let row = part.rows.start + start;
-                    let out = Out { y, stride: in_dim, row, column: head * d, width: d, first: None };
+                    let (row, first) = (part.rows.start + start, Some(Start::Zero));
+                    let out = Out { y, stride: in_dim, row, column: head * d, width: d, first };
                     // SAFETY: this query head of this sequence's rows is this task's alone.
                     unsafe { part.weighted_sum(simd, rows, grad_scores, padded_keys, out) };
                 }

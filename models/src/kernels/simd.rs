@@ -43,6 +43,19 @@ pub fn sum(x: &[f32]) -> f32 {
     fold(lanes)
 }
 
+/// softmax(scale · x), in place of x.
+#[inline(always)]
+pub fn softmax(x: &mut [f32], scale: f32) {
+    let largest = max(x);
+    for x in x.iter_mut() {
+        *x = exp((*x - largest) * scale);
+    }
+    let inverse = 1.0 / sum(x);
+    for x in x {
+        *x *= inverse;
+    }
+}
+
 /// Σ (x + shift)².
 #[inline(always)]
 pub fn sum_of_squares(x: &[f32], shift: f32) -> f32 {

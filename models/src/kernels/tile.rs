@@ -22,7 +22,7 @@ pub struct Rows<'a> {
     pub stride: usize,
     /// How many rows.
     pub n_rows: usize,
-    /// How many terms; at most [`K_BLOCK`].
+    /// How many terms; for [`tiles`] at most [`K_BLOCK`].
     pub len: usize,
 }
 
@@ -60,6 +60,20 @@ pub struct Out<'a, 'y> {
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
     simd.vectorize(Tiles { x, w, stride, out });
+}
+
+/// [`tiles`] for any number of terms, [`K_BLOCK`] at a time.
+///
+/// # Safety
+/// As [`tiles`].
+#[inline(always)]
+pub unsafe fn tiles_of_all_terms<S: Simd>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
+    for t0 in (0..x.len).step_by(K_BLOCK) {
+        let of_block = Rows { numbers: &x.numbers[t0..], len: K_BLOCK.min(x.len - t0), ..x };
+        let first = if t0 == 0 { out.first } else { None };
+        // SAFETY: the caller's promise, passed on; the first block writes what the others add to.
+        unsafe { tiles(simd, of_block, &w[t0 * stride..], stride, Out { first, ..out }) };
+    }
 }
 
 /// One call of [`tiles`]: compiled once for each vector width, not once more wherever it is called.

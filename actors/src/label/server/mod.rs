@@ -21,8 +21,10 @@ use super::config::LabelConfig;
 use super::render;
 use super::store::next::Rules;
 use super::store::{Store, StoreError};
-use crate::web::{ApiError, BindError, BindRule, Guard, Hosts, SessionCookie, bind, local_url, secured};
+use crate::web::{ApiError, BindError, BindRule, Guard, Hosts, SHARED, SessionCookie, bind, local_url, secured};
 
+/// The port, where none is named.
+pub const DEFAULT_PORT: &str = "9470";
 /// The largest request: a demonstration of the longest length, with every character escaped, is a quarter of it.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
@@ -115,6 +117,7 @@ fn routes(site: Site) -> Router {
         .route("/api/overview", get(admin::overview))
         .route("/api/tasks", post(admin::add_tasks))
         .merge(page::FILES.routes())
+        .merge(SHARED.routes())
         .with_state(site)
 }
 

@@ -1,14 +1,14 @@
 //! Answers as files take them and bring them.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use collimate_protocol::records::{
     Answer, LabelTask, LabeledComparison, LabeledDemonstration, LabeledPreference, Provenance, Ranking, Written,
 };
 
 use super::tasks::parsed;
-use super::{Millis, Result, StoreError, labelers, work};
+use super::{Millis, Result, StoreError, labelers, next, work};
 
 /// Which answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,24 +91,16 @@ fn in_millis(time: &str) -> Result<Millis> {
 pub fn add(connection: &Connection, task: i64, answer: &Answer, provenance: &Provenance) -> Result<bool> {
     let labeler = labelers::add(connection, &provenance.labeler)?;
     let (at, pass) = (in_millis(&provenance.time)?, i64::from(provenance.is_repeat));
-    let mut statement =
-        connection.prepare_cached("SELECT id FROM assignments WHERE task = ?1 AND labeler = ?2 AND pass = ?3")?;
-    let found: Option<i64> = statement.query_row([task, labeler, pass], |row| row.get(0)).optional()?;
-    let assignment = match found {
+    let assignment = match next::find(connection, task, labeler, pass)? {
         Some(id) => id,
-        None => {
-            let rules = super::next::Rules::immediate();
-            super::next::insert(connection, task, labeler, pass, &provenance.shown, &rules, at)?
-        }
+        None => next::insert(connection, task, labeler, pass, &provenance.shown, &next::Rules::immediate(), at)?,
     };
     let is_free: bool = connection
         .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM answers WHERE assignment = ?1 AND revision = ?2)")?
         .query_row(params![assignment, provenance.revision], |row| row.get(0))?;
     let revision: u32 = match is_free && provenance.revision > 0 {
         true => provenance.revision,
-        false => connection
-            .prepare_cached("SELECT coalesce(max(revision), 0) + 1 FROM answers WHERE assignment = ?1")?
-            .query_row([assignment], |row| row.get(0))?,
+        false => work::next_revision(connection, assignment)?,
     };
     if !work::insert(connection, assignment, revision, answer, at, provenance.seconds)? {
         return Ok(false);

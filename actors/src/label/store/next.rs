@@ -311,12 +311,7 @@ fn unseen(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
 
 /// Gives the task to the labeler: in an order of its own the first time, in the same one after that.
 fn taken(connection: &Connection, task: i64, labeler: i64, pass: i64, rules: &Rules, now: Millis) -> Result<Next> {
-    let find = |connection: &Connection| -> Result<Option<i64>> {
-        let mut statement =
-            connection.prepare_cached("SELECT id FROM assignments WHERE task = ?1 AND labeler = ?2 AND pass = ?3")?;
-        Ok(statement.query_row([task, labeler, pass], |row| row.get(0)).optional()?)
-    };
-    let id = match find(connection)? {
+    let id = match find(connection, task, labeler, pass)? {
         Some(id) => id,
         None => {
             let LabelTask { kind, responses, .. } = get(connection, task)?;
@@ -331,6 +326,13 @@ fn taken(connection: &Connection, task: i64, labeler: i64, pass: i64, rules: &Ru
         return Err(StoreError::Conflict("the task was taken in this very moment".to_owned()));
     }
     Ok(Next::Task(Box::new(assignment(connection, id)?)))
+}
+
+/// A labeler's assignment of this task: the first, or (`pass` 1) the hidden repeat.
+pub(super) fn find(connection: &Connection, task: i64, labeler: i64, pass: i64) -> Result<Option<i64>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id FROM assignments WHERE task = ?1 AND labeler = ?2 AND pass = ?3")?;
+    Ok(statement.query_row([task, labeler, pass], |row| row.get(0)).optional()?)
 }
 
 /// A new assignment, which is not taken yet.

@@ -99,18 +99,6 @@ pub fn labelers(connection: &Connection, now: Millis) -> Result<Vec<LabelerCount
                 (SELECT count(*) FROM assignments a WHERE a.labeler = l.id AND a.state = 'skipped')
          FROM labelers l WHERE NOT l.is_admin ORDER BY l.name",
     )?;
-    let rows = statement.query_map([now - HOUR], |row| {
-        Ok(LabelerCounts {
-            id: row.get(0)?,
-            name: row.get(1)?,
-            has_passed: row.get(2)?,
-            n_answered: row.get(3)?,
-            n_last_hour: row.get(4)?,
-            n_skipped: row.get(5)?,
-            median_seconds: None,
-            screening_agreement: None,
-        })
-    })?;
     let mut seconds = BTreeMap::<i64, Vec<f64>>::new();
     let mut times = connection.prepare(
         "SELECT a.labeler, n.seconds FROM answers n JOIN assignments a ON a.id = n.assignment ORDER BY n.seconds",
@@ -119,13 +107,21 @@ pub fn labelers(connection: &Connection, now: Millis) -> Result<Vec<LabelerCount
         let (labeler, time) = row?;
         seconds.entry(labeler).or_default().push(time);
     }
-    rows.map(|row| {
-        let mut counts = row?;
-        counts.median_seconds = seconds.get(&counts.id).map(|sorted| sorted[sorted.len() / 2]);
-        counts.screening_agreement = screening_agreement(connection, counts.id)?;
-        Ok(counts)
-    })
-    .collect()
+    let (mut rows, mut labelers) = (statement.query([now - HOUR])?, Vec::new());
+    while let Some(row) = rows.next()? {
+        let id = row.get(0)?;
+        labelers.push(LabelerCounts {
+            id,
+            name: row.get(1)?,
+            has_passed: row.get(2)?,
+            n_answered: row.get(3)?,
+            n_last_hour: row.get(4)?,
+            n_skipped: row.get(5)?,
+            median_seconds: seconds.get(&id).map(|sorted| sorted[sorted.len() / 2]),
+            screening_agreement: screening_agreement(connection, id)?,
+        });
+    }
+    Ok(labelers)
 }
 
 /// A ranking as the statistics take it.

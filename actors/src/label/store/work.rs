@@ -67,7 +67,7 @@ fn keep_draft(connection: &Connection, assignment: i64, draft: &Draft) -> Result
 
 /// Stores an answer, or a new revision of it. `key` names the request: the same one again changes nothing and gets the
 /// same reply. Returns the revision.
-#[allow(clippy::too_many_arguments)] // What a request says, where it stands, and when.
+#[expect(clippy::too_many_arguments, reason = "what a request says, where it stands, and when")]
 pub fn submit(
     connection: &Connection,
     labeler: i64,
@@ -108,15 +108,20 @@ pub fn submit(
 
 /// The next revision of an assignment's answer.
 fn store(connection: &Connection, assignment: i64, answer: &Answer, at: Millis, seconds: f64) -> Result<u32> {
-    let revision: u32 = connection
-        .prepare_cached("SELECT coalesce(max(revision), 0) + 1 FROM answers WHERE assignment = ?1")?
-        .query_row([assignment], |row| row.get(0))?;
+    let revision = next_revision(connection, assignment)?;
     // The very same answer twice in a millisecond is one.
     let is_new = insert(connection, assignment, revision, answer, at, seconds)?;
     connection
         .prepare_cached("UPDATE assignments SET state = 'answered', draft = NULL, finished_at = ?2 WHERE id = ?1")?
         .execute(params![assignment, at])?;
     Ok(if is_new { revision } else { revision - 1 })
+}
+
+/// The number after the last one that an assignment's answer has.
+pub(super) fn next_revision(connection: &Connection, assignment: i64) -> Result<u32> {
+    let mut statement =
+        connection.prepare_cached("SELECT coalesce(max(revision), 0) + 1 FROM answers WHERE assignment = ?1")?;
+    Ok(statement.query_row([assignment], |row| row.get(0))?)
 }
 
 /// Adds a revision, unless the very same is there: who said what about which task, and when. Tells whether it was added.
@@ -188,20 +193,15 @@ pub fn undo(
         None => None,
     };
     let mut statement = connection.prepare_cached(
-        "SELECT a.id FROM assignments a INDEXED BY assignments_of JOIN tasks t ON t.id = a.task
+        "SELECT a.finished_at, a.id FROM assignments a INDEXED BY assignments_of JOIN tasks t ON t.id = a.task
          JOIN labelers l ON l.id = a.labeler
          WHERE a.labeler = ?1 AND a.state = ?2 AND a.finished_at < ?3 AND NOT (t.known IS NOT NULL AND l.has_passed IS NOT NULL)
          ORDER BY a.finished_at DESC LIMIT 1",
     )?;
     let mut last = |state: &str| -> Result<Option<(Millis, i64)>> {
-        let id: Option<i64> =
-            statement.query_row(params![labeler, state, before.unwrap_or(Millis::MAX)], |row| row.get(0)).optional()?;
-        id.map(|id| {
-            let at =
-                connection.query_row("SELECT finished_at FROM assignments WHERE id = ?1", [id], |row| row.get(0))?;
-            Ok((at, id))
-        })
-        .transpose()
+        let before = before.unwrap_or(Millis::MAX);
+        let found = statement.query_row(params![labeler, state, before], |row| Ok((row.get(0)?, row.get(1)?)));
+        Ok(found.optional()?)
     };
     let Some((_, id)) = last("answered")?.max(last("skipped")?) else {
         return Err(StoreError::NotFound("there is nothing to go back to".to_owned()));

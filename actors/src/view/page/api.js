@@ -1,32 +1,16 @@
 // What the server is asked, and what it tells by itself.
 
-export class Refused extends Error {
-  constructor(status, problem) {
-    super(problem);
-    this.status = status;
-  }
-}
+import { Refused, ask } from '/web/requests.js';
 
-async function answer(response) {
-  const body = await response.json().catch(() => ({ error: response.statusText }));
-  if (!response.ok) throw new Refused(response.status, body.error ?? response.statusText);
-  return body;
-}
+export { Refused };
 
 export async function get(path, query = {}) {
   const pairs = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== '');
   const text = pairs.length ? `?${new URLSearchParams(pairs)}` : '';
-  return answer(await fetch(`/api/${path}${text}`, { credentials: 'same-origin' }));
+  return ask(`/api/${path}${text}`);
 }
 
-export async function post(path, body) {
-  const request = { method: 'POST', credentials: 'same-origin' };
-  if (body !== undefined) {
-    request.headers = { 'content-type': 'application/json' };
-    request.body = JSON.stringify(body);
-  }
-  return answer(await fetch(`/api/${path}`, request));
-}
+export const post = (path, body) => ask(`/api/${path}`, body, { method: 'POST' });
 
 const RETRY_MS = 2000;
 

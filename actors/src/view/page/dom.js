@@ -1,24 +1,6 @@
-// Elements, and numbers as text. Text is always set as text: what a model wrote never becomes a part of the page.
+// Elements, and numbers as text.
 
-const SVG = 'http://www.w3.org/2000/svg';
-
-function filled(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes ?? {})) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else if (name === 'value' || name === 'checked' || name === 'selected') element[name] = value;
-    else element.setAttribute(name, value === true ? '' : value);
-  }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
-export const h = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
-
-export const svg = (tag, attributes, ...children) =>
-  filled(document.createElementNS(SVG, tag), attributes, children);
-
-export const byId = (id) => document.getElementById(id);
+export { byId, h, svg } from '/web/elements.js';
 
 /** A number for people: as many digits as say something. */
 export function number(value, digits = 4) {

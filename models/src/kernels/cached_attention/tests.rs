@@ -4,6 +4,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::kernels::composed;
+use crate::kernels::tile::K_BLOCK;
 use crate::rng::SeededRng;
 
 const HEADS: HeadShape = HeadShape { n_heads: 4, n_kv_heads: 2, head_dim: 6 };

@@ -1,21 +1,8 @@
-// Requests to the server that this page came from.
+// Requests that outlast a server that is away for a while.
 
-export class Refused extends Error {
-  constructor(status, problem) {
-    super(problem);
-    this.status = status;
-  }
-}
+import { Refused, ask } from "/web/requests.js";
 
-export async function ask(path, body, options = {}) {
-  const request = body === undefined
-    ? {}
-    : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  const answer = await fetch(path, { ...request, ...options });
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, content.error ?? `the server answers ${answer.status}`);
-  return content;
-}
+export { Refused, ask };
 
 const LONGEST_WAIT_MS = 10_000;
 

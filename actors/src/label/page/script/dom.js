@@ -1,19 +1,6 @@
-// Elements by name, properties and children. Nothing here takes text that a browser would parse.
+// Elements, and what the pages of this folder make of them.
 
-export function h(name, properties = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key === "data") Object.assign(element.dataset, value);
-    else if (key === "class") element.className = value;
-    else element.setAttribute(key, value === true ? "" : String(value));
-  }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}
-
-export const byId = (id) => document.getElementById(id);
+export { byId, h } from "/web/elements.js";
 
 export const letter = (index) => String.fromCharCode(65 + index);
 

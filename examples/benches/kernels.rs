@@ -1,9 +1,10 @@
 //! What the kernels take, each on the shapes of a small model (d 128, 512 tokens of vocabulary) and of a larger one (d 512,
 //! 50,257), with the rate that it comes to: tokens, numbers, or multiply-adds a second.
 //!
-//! `cargo bench -p collimate-models --bench kernels [NAME]`
+//! `cargo bench -p collimate-examples --bench kernels [NAME]`
 
 use candle_core::{Device, Tensor, Var};
+use collimate::process;
 use collimate_models::kernels::{
     self, AttentionRule, CacheRow, Gelu, HeadShape, LayerCache, PackedWeight, WeightLayout,
 };
@@ -12,14 +13,8 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 
 fn main() {
-    // As the `collimate` binary has it: freed memory is kept, or page faults would be measured.
-    #[cfg(target_env = "gnu")]
-    for (parameter, value) in
-        [(libc::M_MMAP_THRESHOLD, i32::MAX), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 256 << 20)]
-    {
-        // SAFETY: it only sets how the allocator asks for memory.
-        unsafe { libc::mallopt(parameter, value) };
-    }
+    // SAFETY: no other thread runs yet.
+    unsafe { process::tune() };
     divan::main();
 }
 
