@@ -35,6 +35,7 @@ pub mod kernels;
 pub mod memory;
 pub mod objective;
 pub mod optim;
+pub mod passes;
 pub mod reward;
 pub mod rng;
 pub mod roles;

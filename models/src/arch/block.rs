@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::config::{Attention, Mlp, ModelConfig, Norm, Residual};
 use super::families::QkvNames;
 use super::lora::LoraTensors;
+use super::precision::Precision;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, PackedWeight, RopeTable, WeightLayout};
@@ -52,6 +53,7 @@ struct StoredLinear {
     bias: Option<Tensor>,
     layout: WeightLayout,
     adapter: Option<LoraTensors>,
+    precision: Precision,
 }
 
 impl StoredLinear {
@@ -63,11 +65,11 @@ impl StoredLinear {
             true => (weight.t()?, layout.flipped()),
             false => (weight.clone(), layout),
         };
-        Ok(Self { weight, bias, layout, adapter })
+        Ok(Self { weight, bias, layout, adapter, precision: weights.precision() })
     }
 
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (weight, layout, bias) = (&self.weight, self.layout, self.bias.as_ref());
+        let (weight, layout, bias) = (&self.precision.matrix(&self.weight)?, self.layout, self.bias.as_ref());
         match &self.adapter {
             None => kernels::linear(x, weight, layout, bias),
             Some(LoraTensors { a, b, scale }) => {
@@ -79,7 +81,7 @@ impl StoredLinear {
     /// The same layer, which has no adapter.
     fn packed(&self) -> candle_core::Result<PackedLinear> {
         let bias = self.bias.as_ref().map(Tensor::detach);
-        Ok(PackedLinear { weight: PackedWeight::new(&self.weight, self.layout)?, bias })
+        Ok(PackedLinear { weight: PackedWeight::new(&self.precision.matrix(&self.weight)?, self.layout)?, bias })
     }
 }
 
@@ -137,6 +139,7 @@ impl Qkv {
             bias: linear.bias.as_ref().map(|bias| regrouped(bias, &[])).transpose()?,
             layout: linear.layout,
             adapter: None,
+            precision: linear.precision,
         })
     }
 
@@ -144,7 +147,8 @@ impl Qkv {
         let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
         let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
         let bias = if biases.is_empty() { None } else { Some(Tensor::cat(&biases, 0)?) };
-        Ok(StoredLinear { weight: Tensor::cat(&weights, 0)?, bias, layout: parts[0].layout, adapter: None })
+        let [StoredLinear { layout, precision, .. }, ..] = *parts;
+        Ok(StoredLinear { weight: Tensor::cat(&weights, 0)?, bias, layout, adapter: None, precision })
     }
 }
 

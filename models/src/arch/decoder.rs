@@ -131,17 +131,16 @@ impl Decoder {
 
     /// Embedded tokens at their positions, `(N, C)`.
     fn embed(&self, ids: &[u32], positions: &[u32]) -> Result<Tensor> {
-        let (device, n, context_len) = (self.device(), ids.len(), self.config.context_len);
+        let context_len = self.config.context_len;
         if let Some(position) = positions.iter().find(|position| **position as usize >= context_len) {
             return Err(Error::invalid(format!("position {position} lies beyond the context of {context_len} tokens")));
         }
-        let mut x = self.embedding.index_select(&Tensor::from_slice(ids, n, device)?, 0)?; // (N, C)
+        let mut x = kernels::embed(&self.embedding, ids)?; // (N, C)
         if self.config.embedding_scale != 1.0 {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(position_embedding) = &self.position_embedding {
-            let rows = Tensor::from_slice(positions, n, device)?;
-            x = (x + position_embedding.index_select(&rows, 0)?)?;
+            x = (x + kernels::embed(position_embedding, positions)?)?;
         }
         Ok(x)
     }

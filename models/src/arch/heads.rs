@@ -9,6 +9,7 @@ use super::checkpointing::BlockGradients;
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::packed::PackedSequences;
+use super::precision::Precision;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::{self, PackedWeight, TokenLogprobs, WeightLayout};
@@ -23,6 +24,7 @@ pub const SCORE_BIAS: &str = "score.bias";
 pub struct LanguageModel {
     decoder: Decoder,
     unembedding: Tensor, // (V, C)
+    precision: Precision,
 }
 
 impl LanguageModel {
@@ -42,7 +44,7 @@ impl LanguageModel {
             true => decoder.embedding().clone(),
             false => weights.get(config.family.names().unembedding)?.clone(),
         };
-        Ok(Self { decoder, unembedding })
+        Ok(Self { decoder, unembedding, precision: weights.precision() })
     }
 
     /// See [`Decoder::with_checkpointing`].
@@ -71,7 +73,8 @@ impl LanguageModel {
         temperature: f32,
     ) -> Result<TokenLogprobs> {
         let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
-        Ok(kernels::token_logprobs(&hidden, &self.unembedding, targets, 1.0 / temperature)?)
+        let unembedding = self.precision.matrix(&self.unembedding)?;
+        Ok(kernels::token_logprobs(&hidden, &unembedding, targets, 1.0 / temperature)?)
     }
 
     /// A loss that is a sum over the targets, each one's share a function of its log-probability as
@@ -86,7 +89,8 @@ impl LanguageModel {
         loss: impl FnMut(Range<usize>, &Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor> {
         let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
-        Ok(kernels::token_loss(&hidden, &self.unembedding, targets, 1.0 / temperature, loss)?)
+        let unembedding = self.precision.matrix(&self.unembedding)?;
+        Ok(kernels::token_loss(&hidden, &unembedding, targets, 1.0 / temperature, loss)?)
     }
 }
 
@@ -107,7 +111,8 @@ enum Unembedding {
 impl GenerationModel {
     /// Over weights that no longer change, of which it makes copies laid out for speed, unless they are a base's.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
-        let LanguageModel { decoder, unembedding } = LanguageModel::frozen(config, weights)?;
+        let LanguageModel { decoder, unembedding, precision } = LanguageModel::frozen(config, weights)?;
+        let unembedding = precision.matrix(&unembedding)?;
         let unembedding = match weights.has_base() {
             true => Unembedding::Shared(unembedding),
             false => Unembedding::Packed(PackedWeight::new(&unembedding, WeightLayout::OutIn)?),

@@ -11,6 +11,7 @@ mod heads;
 mod keys;
 mod lora;
 mod packed;
+mod precision;
 mod safetensors_file;
 mod specs;
 mod weights;
@@ -24,5 +25,6 @@ pub use files::{load_config, load_model, save_model, scalar_from_language, shard
 pub use heads::{GenerationModel, LanguageModel, SCORE_BIAS, SCORE_WEIGHT, ScalarModel};
 pub use lora::LoraConfig;
 pub use packed::PackedSequences;
+pub use precision::Precision;
 pub use specs::{HeadKind, Initial, LinearLayer, ParameterSpec, linear_layers, parameter_specs};
 pub use weights::{Parameters, Weights};

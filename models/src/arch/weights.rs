@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::config::ModelConfig;
 use super::lora::{LoraTensors, OnBase, is_adapter_of};
+use super::precision::Precision;
 use super::specs::{HeadKind, Initial, linear_layers, parameter_specs};
 use crate::error::{Error, Result};
 use crate::rng::{self, SeededRng};
@@ -21,12 +22,24 @@ use crate::rng::{self, SeededRng};
 pub struct Weights {
     pub(super) tensors: BTreeMap<String, Tensor>,
     pub(super) on: Option<OnBase>,
+    precision: Precision,
 }
 
 impl Weights {
-    /// Wraps named tensors.
+    /// Wraps named tensors, to be multiplied in f32.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors, on: None }
+        Self { tensors, on: None, precision: Precision::default() }
+    }
+
+    /// The same weights, of which models over them, or over copies of them, multiply matrices like this.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// What models multiply matrices in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Fresh weights for a config, from a seeded generator, in the order of [`parameter_specs`].
@@ -45,7 +58,7 @@ impl Weights {
 
     /// Other own tensors, on the same base.
     pub fn with_tensors(&self, tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors, on: self.on.clone() }
+        Self { tensors, on: self.on.clone(), precision: self.precision }
     }
 
     /// The tensor of this name: its own, or else the base's.
@@ -142,6 +155,7 @@ impl Weights {
         Ok(Self {
             tensors: self.tensors.iter().map(moved).collect::<Result<_>>()?,
             on: self.on.as_ref().map(|on| on.to_device(device)).transpose()?,
+            precision: self.precision,
         })
     }
 
@@ -162,13 +176,15 @@ impl Weights {
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
     on: Option<OnBase>,
+    precision: Precision,
 }
 
 impl Parameters {
     /// Starts training from a copy of these weights.
     pub fn from_weights(weights: &Weights) -> Result<Self> {
         let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(&tensor.copy()?)?));
-        Ok(Self { vars: weights.iter().map(var).collect::<Result<_>>()?, on: weights.on.clone() })
+        let vars = weights.iter().map(var).collect::<Result<_>>()?;
+        Ok(Self { vars, on: weights.on.clone(), precision: weights.precision })
     }
 
     /// Names and variables, sorted by name.
@@ -184,7 +200,7 @@ impl Parameters {
     /// The weights as the forward pass reads them, with gradients. They change as training goes on.
     pub fn weights(&self) -> Weights {
         let tensors = self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-        Weights { tensors, on: self.on.clone() }
+        Weights { tensors, on: self.on.clone(), precision: self.precision }
     }
 
     /// A real copy of the weights as they are now.

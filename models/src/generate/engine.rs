@@ -15,18 +15,14 @@ use super::cache::SequenceCache;
 use super::pass::{Reader, read_and_sample};
 use super::running::{Response, Running};
 use super::sampling::SamplingParams;
-use crate::arch::{GenerationModel, HeadKind, ModelConfig, Weights};
+use crate::arch::{GenerationModel, ModelConfig, Weights};
 use crate::error::{Error, Result};
+use crate::passes;
 use crate::rng::SeededRng;
 use crate::train::cut_by_tokens;
 
 /// Tokens of one forward pass: enough for the matrix products to run at full speed.
 pub const TOKENS_PER_STEP_PASS: usize = 512;
-
-/// Weights of up to this many bytes stay in the caches of a CPU, so that each thread can read them all. Then a step's
-/// sequences are shared out, each thread takes its own through the whole model, and no operation has to wait for another
-/// thread. Larger weights are read once, with each operation shared out.
-const SHARED_OUT_BY_SEQUENCES: u64 = 16 << 20;
 
 /// What becomes of the keys and values that a sequence in progress has in the cache when new weights come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,8 +64,7 @@ impl<T> Engine<T> {
             return Err(Error::invalid("a generation engine needs at least one slot"));
         }
         let model = GenerationModel::new(config, weights)?;
-        let shares_out_sequences =
-            weights.device().is_cpu() && crate::memory::weights(config, HeadKind::Language) <= SHARED_OUT_BY_SEQUENCES;
+        let shares_out_sequences = weights.device().is_cpu() && passes::are_shared_out(config);
         let slots = (0..n_slots).map(|_| Slot { cache: SequenceCache::new(config), running: None }).collect();
         let cache_policy = CachePolicy::default();
         Ok(Self { config: config.clone(), model, version, cache_policy, shares_out_sequences, slots })

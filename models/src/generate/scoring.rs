@@ -2,7 +2,8 @@
 
 use crate::arch::LanguageModel;
 use crate::error::{Error, Result};
-use crate::train::{NextTokens, check_length, cut_by_tokens};
+use crate::passes::over_sequences;
+use crate::train::{NextTokens, check_length};
 
 /// Tokens in one forward pass over several sequences: enough for the matrix products to run at full speed, few
 /// enough that a layer's activations stay in tens of megabytes.
@@ -30,17 +31,16 @@ pub fn response_logprobs<P: AsRef<[u32]>, R: AsRef<[u32]>>(
         check_length(model.decoder().config(), prompt.len() + response.len())?;
         joined.push(([prompt, response].concat(), prompt.len()));
     }
-    let mut logprobs = Vec::with_capacity(joined.len());
-    for run in cut_by_tokens(joined.iter().map(|(tokens, _)| tokens.len()), TOKENS_PER_PASS) {
+    let lengths: Vec<usize> = joined.iter().map(|(tokens, _)| tokens.len()).collect();
+    let passes = over_sequences(model.decoder(), &lengths, TOKENS_PER_PASS, |run| {
         let next = NextTokens::new(joined[run].iter().map(|(tokens, n_prompt)| (tokens.as_slice(), *n_prompt)));
         if next.targets.is_empty() {
-            logprobs.extend(next.split(&[]));
-            continue;
+            return Ok(next.split(&[]));
         }
         let found = model.logprobs_at(&next.packed, &next.rows, &next.targets, temperature)?;
-        logprobs.extend(next.split(&found.logprobs.to_vec1::<f32>()?));
-    }
-    Ok(logprobs)
+        Ok(next.split(&found.logprobs.to_vec1::<f32>()?))
+    })?;
+    Ok(passes.concat())
 }
 
 #[cfg(test)]

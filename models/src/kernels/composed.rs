@@ -1,15 +1,22 @@
 //! Each operation as a composition of candle's differentiable ops: the reference for the fused ones, and what
-//! runs on devices for which no fused op exists.
+//! runs on devices for which no fused op exists. A matrix may be bf16: then the product is, and its result f32 again.
 
-use candle_core::{D, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{D, Result, Tensor, Var, bail};
 
 use super::{AttentionRule, Gelu, HeadShape, RopeTable, TokenLogprobs, WeightLayout};
+
+/// `x · weight` in the weight's type, as what x is.
+fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.to_dtype(weight.dtype())?.matmul(weight)?.to_dtype(x.dtype())
+}
 
 /// `x (N, I)` times a weight plus `bias (O,)`: `(N, O)`.
 pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = match layout {
-        WeightLayout::InOut => x.matmul(weight)?,
-        WeightLayout::OutIn => x.matmul(&weight.t()?)?,
+        WeightLayout::InOut => product(x, weight)?,
+        WeightLayout::OutIn => product(x, &weight.t()?)?,
     };
     match bias {
         Some(bias) => y.broadcast_add(bias),
@@ -111,10 +118,51 @@ pub fn causal_attention(qkv: &Tensor, offsets: &[usize], rule: AttentionRule) ->
 /// Log-probability of each target under `softmax(scale · hidden · unembeddingᵀ)`, and its entropy; `scale` is one
 /// over the temperature. `hidden (N, C)`, `unembedding (V, C)`, `targets` N ids.
 pub fn token_logprobs(hidden: &Tensor, unembedding: &Tensor, targets: &[u32], scale: f32) -> Result<TokenLogprobs> {
-    let logits = (hidden.matmul(&unembedding.t()?)? * f64::from(scale))?; // (N, V)
+    let logits = (product(hidden, &unembedding.t()?)? * f64::from(scale))?; // (N, V)
     let log_softmax = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
     let targets = Tensor::from_slice(targets, (targets.len(), 1), hidden.device())?;
     let logprobs = log_softmax.gather(&targets, 1)?.squeeze(1)?;
     let entropies = (log_softmax.exp()? * &log_softmax)?.sum(D::Minus1)?.neg()?;
     Ok(TokenLogprobs { logprobs, entropies })
+}
+
+/// A loss that is a sum over tokens, each token's share a function of its log-probability: `loss(rows, logprobs)` gives that
+/// of some of the targets. Arguments as of [`token_logprobs`]; `hidden` and `unembedding` can be differentiated.
+///
+/// The graph never holds more logits than those of `chunk_len` rows: each chunk is differentiated on its own, and what is
+/// returned is a function with the value and the gradients that come of it.
+pub fn token_loss(
+    chunk_len: usize,
+    hidden: &Tensor,
+    unembedding: &Tensor,
+    targets: &[u32],
+    scale: f32,
+    mut loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let n = targets.len();
+    if !(hidden.track_op() || unembedding.track_op()) || n <= chunk_len {
+        return loss(0..n, &token_logprobs(hidden, unembedding, targets, scale)?.logprobs);
+    }
+    let u = Var::from_tensor(&unembedding.detach())?;
+    let (mut values, mut grads_hidden, mut grad_u) = (Vec::new(), Vec::new(), None::<Tensor>);
+    for start in (0..n).step_by(chunk_len) {
+        let rows = start..n.min(start + chunk_len);
+        let h = Var::from_tensor(&hidden.detach().narrow(0, start, rows.len())?)?;
+        let share = loss(rows.clone(), &token_logprobs(&h, &u, &targets[rows], scale)?.logprobs)?;
+        let mut gradients = share.backward()?;
+        let (Some(by_hidden), Some(by_u)) = (gradients.remove(&h), gradients.remove(&u)) else {
+            bail!("a loss of tokens does not depend on their log-probabilities");
+        };
+        values.push(share.detach());
+        grads_hidden.push(by_hidden.detach());
+        // Sums over many chunks stay in f32 whatever the products are.
+        let by_u = by_u.detach().to_dtype(hidden.dtype())?;
+        grad_u = Some(grad_u.map_or(Ok(by_u.clone()), |sum| sum + &by_u)?);
+    }
+    let Some(grad_u) = grad_u else { bail!("a loss of no chunk") };
+    // Its gradients are those, whatever the arguments.
+    let by_hidden = (hidden * Tensor::cat(&grads_hidden, 0)?)?.sum_all()?;
+    let linear = (by_hidden + (unembedding.to_dtype(hidden.dtype())? * grad_u)?.sum_all()?)?;
+    let value = Tensor::stack(&values, 0)?.sum_all()?;
+    value + (&linear - linear.detach())?
 }

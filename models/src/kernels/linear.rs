@@ -6,6 +6,7 @@ use super::column_sums::column_sums;
 use super::product::{add_transposed_product, product};
 use super::storage::{fusable, numbers, output, slice, tensor};
 use super::tile::Start;
+use super::weight_gradients::weight_gradient;
 use super::{WeightLayout, composed};
 
 /// `x (N, I)` times a weight plus `bias (O,)`: `(N, O)`.
@@ -59,17 +60,11 @@ impl Linear {
         } else {
             None
         };
-        let grad_weight = if weight.track_op() {
-            let x = numbers(x)?;
-            let mut y = vec![0.0; n_in * n_out];
-            match self.layout {
-                WeightLayout::InOut => add_transposed_product(&mut y, &x, n_in, &g, n_out),
-                WeightLayout::OutIn => add_transposed_product(&mut y, &g, n_out, &x, n_in),
-            }
-            Some(tensor(y, weight.shape())?)
-        } else {
-            None
-        };
+        let x = numbers(x)?;
+        let grad_weight = weight_gradient(weight, |sum, first| match self.layout {
+            WeightLayout::InOut => add_transposed_product(sum, first, &x, n_in, &g, n_out),
+            WeightLayout::OutIn => add_transposed_product(sum, first, &g, n_out, &x, n_in),
+        })?;
         Ok((grad_x, grad_weight))
     }
 }

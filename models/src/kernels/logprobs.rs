@@ -1,6 +1,7 @@
 //! Log-probabilities straight from hidden states, and losses of them. Logits exist for a chunk of rows at a time; those of
 //! log-probabilities once more in the backward pass, those of a loss once and for all.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, Var, bail};
@@ -10,7 +11,8 @@ use super::blocks::{PARALLEL_NUMBERS, for_each_block};
 use super::buffer::Disjoint;
 use super::product::{add_transposed_product, product_over};
 use super::storage::{fusable, numbers, output, slice, tensor};
-use super::transpose::transposed;
+use super::transpose::add_transposed;
+use super::weight_gradients::weight_gradient;
 use super::{TokenLogprobs, WeightLayout, composed, simd};
 
 /// Rows of logits that one task works on.
@@ -62,7 +64,7 @@ fn token_loss_by(
     check(hidden, unembedding, targets, scale)?;
     let (n, c) = hidden.dims2()?;
     if c == 0 || !fusable(&[hidden, unembedding]) {
-        return loss(0..n, &composed::token_logprobs(hidden, unembedding, targets, scale)?.logprobs);
+        return composed::token_loss(chunk_len, hidden, unembedding, targets, scale, loss);
     }
     let (hidden, unembedding) = (hidden.contiguous()?, unembedding.contiguous()?);
     let (vocab_size, _) = unembedding.dims2()?;
@@ -88,15 +90,13 @@ fn token_loss_by(
         Ok(())
     })?;
     drop((hidden_numbers, u_numbers));
-    let (grad_hidden, grad_u) = sums.tensors(&hidden, &unembedding)?;
-    hidden.apply_op2(&unembedding, KnownGradients { value: total, grad_hidden, grad_u })
+    hidden.apply_op2(&unembedding, KnownGradients { value: total, gradients: sums })
 }
 
 /// A number whose gradients are known already.
 struct KnownGradients {
     value: f32,
-    grad_hidden: Option<Tensor>,
-    grad_u: Option<Tensor>,
+    gradients: Gradients,
 }
 
 impl CustomOp2 for KnownGradients {
@@ -108,13 +108,8 @@ impl CustomOp2 for KnownGradients {
         output(vec![self.value], ())
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let factor = grad.to_scalar::<f32>()?;
-        let times = |known: &Option<Tensor>| match known {
-            Some(known) if factor != 1.0 => Ok(Some((known * f64::from(factor))?)),
-            known => Ok::<_, candle_core::Error>(known.clone()),
-        };
-        Ok((times(&self.grad_hidden)?, times(&self.grad_u)?))
+    fn bwd(&self, hidden: &Tensor, u: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients.times(grad.to_scalar()?, hidden, u)
     }
 }
 
@@ -145,14 +140,31 @@ impl Gradients {
             product_over(grad_hidden, by_logits, vocab_size, unembedding, c, WeightLayout::InOut);
         }
         if let Some(grad_u) = &mut self.u {
-            add_transposed_product(grad_u, &hidden[rows], c, by_logits, vocab_size);
+            add_transposed_product(grad_u, false, &hidden[rows], c, by_logits, vocab_size);
         }
     }
 
-    fn tensors(self, hidden: &Tensor, unembedding: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    /// As an op's `bwd` gives them: `factor` times each.
+    fn times(&self, factor: f32, hidden: &Tensor, unembedding: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (vocab_size, c) = unembedding.dims2()?;
-        let u = self.u.map(|u| tensor(transposed(&u, c, vocab_size), unembedding.shape()));
-        Ok((self.hidden.map(|grad| tensor(grad, hidden.shape())).transpose()?, u.transpose()?))
+        let hidden = match &self.hidden {
+            Some(grad) => Some(tensor(times(grad, factor).into_owned(), hidden.shape())?),
+            None => None,
+        };
+        let u = match &self.u {
+            Some(u) => {
+                weight_gradient(unembedding, |sum, first| add_transposed(sum, first, &times(u, factor), c, vocab_size))?
+            }
+            None => None,
+        };
+        Ok((hidden, u))
+    }
+}
+
+fn times(numbers: &[f32], factor: f32) -> Cow<'_, [f32]> {
+    match factor {
+        1.0 => Cow::Borrowed(numbers),
+        factor => Cow::Owned(numbers.iter().map(|x| factor * x).collect()),
     }
 }
 
@@ -340,7 +352,7 @@ impl CustomOp2 for Logprobs {
             sums.add(&chunk, logits, &hidden_numbers, &u_numbers);
             Ok(())
         })?;
-        sums.tensors(hidden, u)
+        sums.times(1.0, hidden, u)
     }
 }
 

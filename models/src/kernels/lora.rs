@@ -106,7 +106,7 @@ impl CustomOp3 for LoraLinear {
             true => {
                 let mut grad_b = vec![0.0; n_out * rank];
                 let inner = self.inner(&x_numbers, n_in, &a_numbers);
-                add_transposed_product(&mut grad_b, &g, n_out, &inner, rank);
+                add_transposed_product(&mut grad_b, true, &g, n_out, &inner, rank);
                 Some(tensor(grad_b, b.shape())?)
             }
             false => None,
@@ -116,7 +116,7 @@ impl CustomOp3 for LoraLinear {
         let grad_a = match a.track_op() {
             true => {
                 let mut grad_a = vec![0.0; rank * n_in];
-                add_transposed_product(&mut grad_a, &grad_inner, rank, &x_numbers, n_in);
+                add_transposed_product(&mut grad_a, true, &grad_inner, rank, &x_numbers, n_in);
                 Some(tensor(grad_a, a.shape())?)
             }
             false => None,

@@ -13,6 +13,7 @@ mod cached_attention;
 mod causal_attention;
 mod column_sums;
 pub mod composed;
+mod embedding;
 mod gemm;
 mod linear;
 mod logprobs;
@@ -27,10 +28,12 @@ mod storage;
 mod testing;
 mod tile;
 mod transpose;
+mod weight_gradients;
 
 pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
+pub use embedding::embed;
 pub use linear::linear;
 pub use logprobs::{logits_chunk_len, token_logprobs, token_loss};
 pub use lora::{FrozenLinear, lora_linear};
@@ -38,6 +41,7 @@ pub use norm::{layer_norm, rms_norm};
 pub use packed::{PackedWeight, packed_linear};
 pub use rope::rope;
 pub(crate) use storage::numbers;
+pub(crate) use weight_gradients::{GradientSum, GradientSums, gathering_none};
 
 use std::collections::HashMap;
 use std::sync::Arc;

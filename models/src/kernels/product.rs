@@ -94,13 +94,16 @@ pub fn add_product(y: &mut [f32], x: &[f32], k: usize, weight: &[f32], n: usize,
     write_product(&Disjoint::over(y), x, k, Operand::new(weight, layout), n, None);
 }
 
-/// `y (p, n) += xᵀ · z` for `x (k, p)` and `z (k, n)`: what rows in common add to the gradient of a weight.
-pub fn add_transposed_product(y: &mut [f32], x: &[f32], p: usize, z: &[f32], n: usize) {
+/// `y (p, n) += xᵀ · z` for `x (k, p)` and `z (k, n)`: what rows in common add to the gradient of a weight. Where
+/// `first`, in place of what stands in `y`.
+pub fn add_transposed_product(y: &mut [f32], first: bool, x: &[f32], p: usize, z: &[f32], n: usize) {
     assert_eq!(y.len(), p * n);
     if p > 0 && !x.is_empty() {
         let k = x.len() / p;
         let x = transpose::transposed(x, k, p);
-        write_product(&Disjoint::over(y), &x, k, Operand::InOut(z), n, None);
+        write_product(&Disjoint::over(y), &x, k, Operand::InOut(z), n, first.then_some(Start::Zero));
+    } else if first {
+        y.fill(0.0);
     }
 }
 
@@ -304,7 +307,7 @@ mod tests {
         for (k, p, n) in [(0, 2, 3), (1, 1, 1), (9, 5, 70), (530, 8, 3)] {
             let (x, z) = (random(k * p, 8), random(k * n, 9));
             let mut y = vec![1.0; p * n];
-            add_transposed_product(&mut y, &x, p, &z, n);
+            add_transposed_product(&mut y, false, &x, p, &z, n);
             for (i, y) in y.iter().enumerate() {
                 let sum = (0..k).map(|t| f64::from(x[t * p + i / n]) * f64::from(z[t * n + i % n])).sum::<f64>();
                 assert!((f64::from(*y) - 1.0 - sum).abs() < 1e-4, "{y} {sum}");

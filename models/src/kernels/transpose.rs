@@ -1,22 +1,35 @@
 //! Transposing matrices, in registers.
 
 use super::blocks::for_each_block;
-use super::buffer::Disjoint;
+use super::buffer::{Disjoint, with_scratch};
 
 /// Columns of one task of [`transposed`].
 const COLUMNS: usize = 32;
 
 /// `(n_rows, n_columns)` as `(n_columns, n_rows)`.
 pub fn transposed(x: &[f32], n_rows: usize, n_columns: usize) -> Vec<f32> {
-    assert_eq!(x.len(), n_rows * n_columns);
     let mut y = vec![0.0; x.len()];
-    let parts = Disjoint::over(&mut y);
-    for_each_block(n_columns, COLUMNS, x.len(), |columns| {
-        // SAFETY: each block of columns is one task's, and all is written, as zeros.
-        let y = unsafe { parts.numbers(columns.start * n_rows, columns.len() * n_rows) };
-        rows_to_columns(n_rows, |row| &x[row * n_columns..][columns.clone()], y, n_rows);
-    });
+    add_transposed(&mut y, true, x, n_rows, n_columns);
     y
+}
+
+/// Adds `x (n_rows, n_columns)` to `y (n_columns, n_rows)`; where `first`, in place of what stands there.
+pub fn add_transposed(y: &mut [f32], first: bool, x: &[f32], n_rows: usize, n_columns: usize) {
+    assert!(x.len() == n_rows * n_columns && y.len() == x.len());
+    let parts = Disjoint::over(y);
+    for_each_block(n_columns, COLUMNS, x.len(), |columns| {
+        let row = |row: usize| &x[row * n_columns..][columns.clone()];
+        // SAFETY: each block of columns is one task's.
+        let y = unsafe { parts.numbers(columns.start * n_rows, columns.len() * n_rows) };
+        if first {
+            rows_to_columns(n_rows, row, y, n_rows);
+        } else {
+            with_scratch(y.len(), |block| {
+                rows_to_columns(n_rows, row, block, n_rows);
+                y.iter_mut().zip(block).for_each(|(y, x)| *y += *x);
+            });
+        }
+    });
 }
 
 /// Writes the `n_rows` rows, all of one length, as columns: `row(j)[t]` to `out[t * stride + j]`.

@@ -1,48 +1,54 @@
 //! Gradients, summed over microbatches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
 use super::inplace::{self, CHUNK};
 use crate::arch::Parameters;
 use crate::error::{Error, Result};
-
-struct Sum {
-    gradient: Tensor,
-    n_added: usize,
-}
+use crate::kernels::{GradientSum, GradientSums};
 
 /// The sum of a step's gradients, by parameter. Its memory is taken once and used again for every step.
 ///
 /// A loss is normalised by its whole batch *before* `backward`, so that gradients only ever need adding and how the
 /// batch was cut into microbatches does not matter.
 pub struct GradAccumulator {
-    sums: BTreeMap<String, Sum>,
+    sums: BTreeMap<String, GradientSum>,
+    /// The same, for the ops that add to them.
+    gathered: Arc<GradientSums>,
 }
 
 impl GradAccumulator {
     /// An empty sum for these parameters.
     pub fn new(parameters: &Parameters) -> Result<Self> {
-        let empty = |(name, var): (&str, &candle_core::Var)| {
-            Ok((name.to_owned(), Sum { gradient: var.as_tensor().zeros_like()?, n_added: 0 }))
-        };
-        Ok(Self { sums: parameters.iter().map(empty).collect::<Result<_>>()? })
+        let empty = |(name, var): (&str, &Var)| Ok((name.to_owned(), GradientSum::new(var)?));
+        let sums: BTreeMap<_, _> = parameters.iter().map(empty).collect::<Result<_>>()?;
+        let gathered = GradientSums::new(parameters.iter().map(|(name, var)| (var.as_tensor(), &sums[name])));
+        Ok(Self { sums, gathered: Arc::new(gathered) })
     }
 
     /// Forgets what was added, for the next step.
     pub fn clear(&mut self) {
-        self.sums.values_mut().for_each(|sum| sum.n_added = 0);
+        self.sums.values().for_each(GradientSum::clear);
     }
 
-    /// Adds the gradients of one `backward`. Each parameter has its gradient in one of the stores.
+    /// Runs a backward pass on this thread, in which gradients of matrices are added as they come up. What it returns has
+    /// the others, for [`add`](Self::add).
+    pub fn gather(&self, backward: impl FnOnce() -> candle_core::Result<GradStore>) -> candle_core::Result<GradStore> {
+        self.gathered.gather(backward)
+    }
+
+    /// Adds the gradients of one `backward`. Each parameter has its gradient in one of the stores, or has been
+    /// [gathered](Self::gather).
     pub fn add(&mut self, parameters: &Parameters, mut gradients: Vec<GradStore>) -> Result<()> {
         for (name, sum) in &mut self.sums {
             let var = parameters.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone(), path: None })?;
             let Some(gradient) = gradients.iter_mut().find_map(|store| store.remove(var)) else { continue };
-            let first = sum.n_added == 0;
+            let first = sum.count();
             if gradient.device().is_cpu() {
                 inplace::edit(&sum.gradient, &gradient, |sum, gradient| {
                     sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(sum, gradient)| {
@@ -56,7 +62,6 @@ impl GradAccumulator {
             } else {
                 sum.gradient = if first { gradient } else { (&sum.gradient + gradient)? };
             }
-            sum.n_added += 1;
         }
         Ok(())
     }
@@ -69,7 +74,7 @@ impl GradAccumulator {
     pub fn norm(&self) -> Result<f64> {
         let mut square = 0.0;
         for (name, sum) in &self.sums {
-            if sum.n_added == 0 {
+            if sum.n_added() == 0 {
                 return Err(Error::NoGradient { name: name.clone() });
             }
             square += sum_of_squares(&sum.gradient)?;
@@ -79,7 +84,7 @@ impl GradAccumulator {
 
     /// The summed gradient of this parameter; `None` if it has got none since the last [`clear`](Self::clear).
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.sums.get(name).filter(|sum| sum.n_added > 0).map(|sum| &sum.gradient)
+        self.sums.get(name).filter(|sum| sum.n_added() > 0).map(|sum| &sum.gradient)
     }
 }
 

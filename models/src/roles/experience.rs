@@ -12,7 +12,8 @@ use crate::Device;
 use crate::arch::{ModelConfig, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::objective::{KlController, ScoreNormalizer, cut_off_score, gae, returns, rewards, whiten};
-use crate::train::{NextTokens, PpoConfig, check_length, cut_by_tokens};
+use crate::passes::over_sequences;
+use crate::train::{NextTokens, PpoConfig, check_length};
 
 /// Makes experience by the value model that a snapshot brings. Steers the KL coefficient and, where configured, keeps
 /// the statistics by which scores are normalised.
@@ -110,17 +111,17 @@ impl PpoExperienceMaker {
             rollouts.iter().map(|s| (s.rollout.sequence(), s.rollout.prompt.tokens.len())).collect();
         sequences.iter().try_for_each(|(tokens, _)| check_length(&self.value_config, tokens.len()))?;
 
-        let mut values = Vec::with_capacity(rollouts.len());
-        for run in cut_by_tokens(sequences.iter().map(|(tokens, _)| tokens.len()), self.config.microbatch_tokens) {
+        let lengths: Vec<usize> = sequences.iter().map(|(tokens, _)| tokens.len()).collect();
+        let passes = over_sequences(model.decoder(), &lengths, self.config.microbatch_tokens, |run| {
             let next = NextTokens::new(sequences[run].iter().map(|(tokens, n_prompt)| (tokens.as_slice(), *n_prompt)));
             let before_each_target = if next.rows.is_empty() {
                 Vec::new()
             } else {
                 model.scalars_at(&next.packed, &next.rows)?.to_vec1::<f32>()?
             };
-            values.extend(next.split(&before_each_target));
-        }
-        Ok(values)
+            Ok(next.split(&before_each_target))
+        })?;
+        Ok(passes.concat())
     }
 }
 

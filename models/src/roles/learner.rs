@@ -1,27 +1,26 @@
 //! The learner: trains policy and value model on experience, and the policy on pretraining text along with it.
 
+mod passes;
 mod state;
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::Trainer;
-use collimate_protocol::{
-    Experience, ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, SettingChange, Snapshot,
-};
+use collimate_protocol::{ExperienceBatch, PolicyVersion, PretrainBatch, RoleError, SettingChange, Snapshot};
 
+pub(super) use self::passes::Found;
+use self::passes::{Microbatch, Models, Pass, Rollout, cut_text};
 use super::update_stats::{StepStats, UpdateStats};
 use crate::Device;
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, ScalarModel, Weights};
 use crate::error::{Error, Result};
-use crate::objective::{PolicyTokens, ppo_value_loss, ptx_loss};
 use crate::optim::{Ema, Schedule};
+use crate::passes::in_pool;
 use crate::rng;
 use crate::train::{
     NextTokens, PpoConfig, SkipLimit, Training, check_length, cut_by_tokens, detached, first_non_finite,
-    parameters_for, shuffled_minibatches,
+    parameters_for, shuffled_minibatches, train_passes,
 };
 
 /// What a learner starts from.
@@ -66,26 +65,8 @@ pub struct PpoLearner {
     /// Minibatches so far, skipped ones included: where the schedules stand.
     n_minibatches: u64,
     skip_limit: SkipLimit,
-}
-
-/// One optimiser step's share of a batch.
-struct Minibatch<'a> {
-    rollouts: Vec<Rollout<'a>>,
-    /// Response tokens of all of it, by which every loss is divided.
-    n_tokens: usize,
-}
-
-/// A rollout as the losses need it.
-struct Rollout<'a> {
-    experience: &'a Experience,
-    tokens: &'a [u32],
-    proximal_logprobs: &'a [f32],
-}
-
-impl Rollout<'_> {
-    fn n_prompt(&self) -> usize {
-        self.experience.scored.rollout.prompt.tokens.len()
-    }
+    /// Whether several passes are computed at once, a thread each, rather than each by all threads.
+    passes_side_by_side: bool,
 }
 
 impl PpoLearner {
@@ -109,6 +90,8 @@ impl PpoLearner {
         };
         let policy = Training::new(policy, config.adamw(), config.max_grad_norm)?;
         let value = Training::new(value, config.adamw(), config.max_grad_norm)?;
+        let passes_side_by_side = policy.passes_side_by_side(start.policy_config, config.gradient_checkpointing)
+            && value.passes_side_by_side(start.value_config, config.gradient_checkpointing);
         Ok(Self {
             config: config.clone(),
             seed: start.seed,
@@ -126,6 +109,7 @@ impl PpoLearner {
             version: PolicyVersion(0),
             n_minibatches: 0,
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
+            passes_side_by_side,
         })
     }
 
@@ -158,8 +142,7 @@ impl PpoLearner {
                         proximal_logprobs: &proximal_logprobs[idx],
                     })
                     .collect();
-                let n_tokens = rollouts.iter().map(|rollout| rollout.proximal_logprobs.len()).sum();
-                self.step(&Minibatch { rollouts, n_tokens }, pretrain.next(), &mut stats)?;
+                self.step(&rollouts, pretrain.next(), &mut stats)?;
             }
         }
         self.version = self.version.next();
@@ -231,7 +214,7 @@ impl PpoLearner {
     /// One optimiser step of each model, or of neither.
     fn step(
         &mut self,
-        minibatch: &Minibatch<'_>,
+        rollouts: &[Rollout<'_>],
         pretrain: Option<&PretrainBatch>,
         stats: &mut UpdateStats,
     ) -> Result<()> {
@@ -240,11 +223,15 @@ impl PpoLearner {
         self.n_minibatches += 1;
         self.policy.begin();
         self.value.begin();
-        let mut step = StepStats { n_tokens: minibatch.n_tokens, ..StepStats::default() };
-        self.accumulate_ppo(minibatch, &mut step)?;
-        if let Some(text) = pretrain.filter(|_| self.config.ptx_coef > 0.0) {
-            self.accumulate_ptx(text, &mut step)?;
-        }
+        let text = pretrain.filter(|_| self.config.ptx_coef > 0.0);
+        let n_predicted =
+            |text: &PretrainBatch| text.sequences.iter().map(|tokens| tokens.len().saturating_sub(1)).sum();
+        let mut step = StepStats {
+            n_tokens: rollouts.iter().map(|rollout| rollout.proximal_logprobs.len()).sum(),
+            n_ptx_tokens: text.map_or(0, n_predicted),
+            ..StepStats::default()
+        };
+        self.accumulate(rollouts, text, &mut step)?;
         // Without any response token there is nothing to learn from a model's rollouts, so it takes no step.
         let (policy_learns, value_learns) = (step.n_tokens + step.n_ptx_tokens > 0, step.n_tokens > 0);
         if policy_learns {
@@ -278,75 +265,39 @@ impl PpoLearner {
         Ok(())
     }
 
-    /// Adds PPO's gradients of policy and value model, a microbatch at a time.
-    fn accumulate_ppo(&mut self, minibatch: &Minibatch<'_>, step: &mut StepStats) -> Result<()> {
-        let config = &self.config;
-        let per_token = 1.0 / minibatch.n_tokens as f64;
-        let lengths = minibatch.rollouts.iter().map(|rollout| rollout.tokens.len());
-        for run in cut_by_tokens(lengths, config.microbatch_tokens) {
-            let rollouts = &minibatch.rollouts[run];
-            let next = NextTokens::new(rollouts.iter().map(|rollout| (rollout.tokens, rollout.n_prompt())));
-            if next.targets.is_empty() {
-                continue;
-            }
-            let join = |of: fn(&Experience) -> &[f32]| -> Vec<f32> {
-                rollouts.iter().flat_map(|rollout| of(rollout.experience).iter().copied()).collect()
-            };
-            let proximal_logprobs: Vec<f32> =
-                rollouts.iter().flat_map(|rollout| rollout.proximal_logprobs.iter().copied()).collect();
-            let behaviour_logprobs = join(|experience| &experience.scored.rollout.logprobs);
-            let advantages = join(|experience| &experience.advantages);
-            let temperature = config.temperature as f32;
-            let of_tokens = |tokens: Range<usize>, new_logprobs: &Tensor| {
-                let policy = config.policy_objective().loss(&PolicyTokens {
-                    new_logprobs,
-                    proximal_logprobs: &proximal_logprobs[tokens.clone()],
-                    behaviour_logprobs: &behaviour_logprobs[tokens.clone()],
-                    advantages: &advantages[tokens],
-                })?;
-                step.n_clipped += policy.n_clipped;
-                step.n_masked += policy.n_masked;
-                step.log_ratios.extend(policy.log_ratios);
-                step.off_policy_weights.extend(policy.off_policy_weights);
-                policy.loss * per_token
-            };
-            let policy_loss =
-                self.policy_model.loss_at(&next.packed, &next.rows, &next.targets, temperature, of_tokens)?;
-            step.policy_loss += f64::from(policy_loss.to_scalar::<f32>()?);
-            self.policy.backward(&policy_loss)?;
-            // What the policy's pass has kept goes before the value model's begins.
-            drop(policy_loss);
-
-            let value_loss = ppo_value_loss(
-                &self.value_model.scalars_at(&next.packed, &next.rows)?,
-                &join(|experience| &experience.values),
-                &join(|experience| &experience.returns),
-                config.clip_range_value as f32,
-            )?;
-            let value_loss = (value_loss * per_token)?;
-            step.value_loss += f64::from(value_loss.to_scalar::<f32>()?);
-            self.value.backward(&(value_loss * config.value_coef)?)?;
-        }
-        Ok(())
-    }
-
-    /// Adds `ptx_coef` times the pretraining text's gradient to the policy's.
-    fn accumulate_ptx(&mut self, text: &PretrainBatch, step: &mut StepStats) -> Result<()> {
-        step.n_ptx_tokens = text.sequences.iter().map(|sequence| sequence.len().saturating_sub(1)).sum();
-        for run in cut_by_tokens(text.sequences.iter().map(Vec::len), self.config.microbatch_tokens) {
-            let next = NextTokens::new(text.sequences[run].iter().map(|sequence| (sequence.as_slice(), 1)));
-            if next.targets.is_empty() {
-                continue;
-            }
-            // At temperature 1: this term is about the text, not about how responses are sampled.
-            let (n_tokens, coef) = (step.n_ptx_tokens, self.config.ptx_coef);
-            let loss = self.policy_model.loss_at(&next.packed, &next.rows, &next.targets, 1.0, |_, logprobs| {
-                ptx_loss(logprobs, n_tokens, coef)
-            })?;
-            step.ptx_loss += f64::from(loss.to_scalar::<f32>()?) / self.config.ptx_coef;
-            self.policy.backward(&loss)?;
-        }
-        Ok(())
+    /// Adds the gradients of a minibatch to policy and value model, a microbatch at a time.
+    fn accumulate(
+        &mut self,
+        rollouts: &[Rollout<'_>],
+        text: Option<&PretrainBatch>,
+        step: &mut StepStats,
+    ) -> Result<()> {
+        let budget = self.config.microbatch_tokens;
+        let microbatches = Microbatch::cut(rollouts, budget);
+        let texts = text.map_or(Vec::new(), |text| cut_text(&text.sequences, budget));
+        let models = Models {
+            config: &self.config,
+            policy: &self.policy_model,
+            value: &self.value_model,
+            n_tokens: step.n_tokens,
+            n_ptx_tokens: step.n_ptx_tokens,
+        };
+        let of_rollouts =
+            microbatches.iter().flat_map(|microbatch| [Pass::Policy(microbatch), Pass::Value(microbatch)]);
+        let passes: Vec<Pass<'_>> = of_rollouts.chain(texts.iter().map(Pass::Text)).collect();
+        let (policy, value) = (&mut self.policy, &mut self.value);
+        train_passes(
+            &passes,
+            self.passes_side_by_side,
+            |pass| models.forward(*pass),
+            |pass, gradients, found| {
+                step.add(found);
+                match pass {
+                    Pass::Policy(_) | Pass::Text(_) => policy.add(gradients),
+                    Pass::Value(_) => value.add(gradients),
+                }
+            },
+        )
     }
 }
 
@@ -360,7 +311,7 @@ impl Trainer<Weights> for PpoLearner {
         batch: &ExperienceBatch,
         pretrain: &[PretrainBatch],
     ) -> std::result::Result<TrainMetrics, RoleError> {
-        Ok(self.train(batch, pretrain)?)
+        Ok(in_pool(self.passes_side_by_side, || self.train(batch, pretrain))?)
     }
 
     fn change(&mut self, change: SettingChange) -> std::result::Result<(), RoleError> {

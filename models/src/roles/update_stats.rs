@@ -3,6 +3,8 @@
 use collimate_protocol::ExperienceBatch;
 use collimate_protocol::records::{Spread, TrainMetrics};
 
+use super::learner::Found;
+
 /// What the forward and backward passes of one minibatch found. Losses are means over the minibatch's tokens.
 #[derive(Debug, Default)]
 pub(super) struct StepStats {
@@ -17,6 +19,23 @@ pub(super) struct StepStats {
     pub n_masked: usize,
     pub log_ratios: Vec<f32>,
     pub off_policy_weights: Vec<f32>,
+}
+
+impl StepStats {
+    /// Adds what one of its passes has found.
+    pub(super) fn add(&mut self, found: Found) {
+        match found {
+            Found::Policy { loss, n_clipped, n_masked, log_ratios, off_policy_weights } => {
+                self.policy_loss += loss;
+                self.n_clipped += n_clipped;
+                self.n_masked += n_masked;
+                self.log_ratios.extend(log_ratios);
+                self.off_policy_weights.extend(off_policy_weights);
+            }
+            Found::Value { loss } => self.value_loss += loss,
+            Found::Text { loss } => self.ptx_loss += loss,
+        }
+    }
 }
 
 /// The steps of one update. Those that were skipped are counted, and leave no other trace.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::OptimConfig;
 use super::microbatch::{NextTokens, cut_by_tokens};
+use super::passes::train_passes;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
 use super::state;
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, Weights};
@@ -53,6 +54,7 @@ pub struct LmTrainer {
     schedule: Schedule,
     microbatch_tokens: usize,
     skip_limit: SkipLimit,
+    passes_side_by_side: bool,
     n_steps: u64,
 }
 
@@ -65,6 +67,7 @@ impl LmTrainer {
         Ok(Self {
             model_config: model_config.clone(),
             model: training.language_model(model_config, config.gradient_checkpointing)?,
+            passes_side_by_side: training.passes_side_by_side(model_config, config.gradient_checkpointing),
             training,
             schedule: config.schedule(n_steps),
             microbatch_tokens: config.microbatch_tokens,
@@ -83,20 +86,24 @@ impl LmTrainer {
         if n_tokens == 0 {
             return Err(Error::invalid(format!("a batch of {} examples has no token to learn", batch.len())));
         }
+        check_lengths(&self.model_config, batch)?;
         self.training.begin();
         let mut loss = 0.0;
-        for microbatch in microbatches(batch, self.microbatch_tokens) {
-            check_lengths(&self.model_config, microbatch)?;
-            let next = NextTokens::within(microbatch.iter().map(LmExample::parts));
-            if next.targets.is_empty() {
-                continue;
-            }
-            let part = self.model.loss_at(&next.packed, &next.rows, &next.targets, 1.0, |_, logprobs| {
+        let microbatches = microbatches(batch, self.microbatch_tokens);
+        let passes = microbatches.map(|microbatch| NextTokens::within(microbatch.iter().map(LmExample::parts)));
+        let passes: Vec<NextTokens> = passes.filter(|next| !next.targets.is_empty()).collect();
+        let (model, training) = (&self.model, &mut self.training);
+        let forward = |next: &NextTokens| {
+            let part = model.loss_at(&next.packed, &next.rows, &next.targets, 1.0, |_, logprobs| {
                 lm_loss(logprobs)? * (1.0 / n_tokens as f64)
             })?;
-            loss += f64::from(part.to_scalar::<f32>()?);
-            self.training.backward(&part)?;
-        }
+            let value = f64::from(part.to_scalar::<f32>()?);
+            Ok((part, value))
+        };
+        train_passes(&passes, self.passes_side_by_side, forward, |_, gradients, part| {
+            loss += part;
+            training.add(gradients)
+        })?;
         let grad_norm = self.training.grad_norm()?;
         let lr = self.schedule.lr(self.n_steps);
         self.n_steps += 1;

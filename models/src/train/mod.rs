@@ -4,6 +4,7 @@
 mod config;
 mod lm;
 mod microbatch;
+mod passes;
 mod ppo_config;
 mod reward;
 mod setup;
@@ -14,6 +15,7 @@ mod tests;
 pub use config::OptimConfig;
 pub use lm::{HeldoutNll, LmExample, LmTrainer, heldout_nll};
 pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
+pub(crate) use passes::train_passes;
 pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
 pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};
 pub(crate) use setup::{SkipLimit, Training, check_length, detached, first_non_finite};

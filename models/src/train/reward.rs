@@ -1,11 +1,13 @@
 //! Reward-model training: from rankings to a scalar a response.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::config::OptimConfig;
 use super::microbatch::cut_by_tokens;
+use super::passes::train_passes;
 use super::setup::{SkipLimit, StepMetrics, Training, check_length, detached, first_non_finite, parameters_for};
 use super::state;
 use crate::arch::{HeadKind, ModelConfig, PackedSequences, SCORE_BIAS, ScalarModel, Weights};
@@ -14,6 +16,7 @@ use crate::objective::{n_pairs_right, ranking_loss};
 #[cfg(test)]
 use crate::optim::GradAccumulator;
 use crate::optim::Schedule;
+use crate::passes::over_sequences;
 
 /// K responses to one prompt, ranked: one element of a batch, never divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,7 @@ pub struct RewardTrainer {
     schedule: Schedule,
     microbatch_tokens: usize,
     skip_limit: SkipLimit,
+    passes_side_by_side: bool,
     n_steps: u64,
 }
 
@@ -60,6 +64,7 @@ impl RewardTrainer {
         Ok(Self {
             model_config: model_config.clone(),
             model: training.scalar_model(model_config, config.gradient_checkpointing)?,
+            passes_side_by_side: training.passes_side_by_side(model_config, config.gradient_checkpointing),
             training,
             schedule: config.schedule(n_steps),
             microbatch_tokens: config.microbatch_tokens,
@@ -80,11 +85,17 @@ impl RewardTrainer {
         batch.iter().try_for_each(RankedResponses::check)?;
         self.training.begin();
         let mut loss = 0.0;
-        for run in cut_by_tokens(batch.iter().map(RankedResponses::n_tokens), self.microbatch_tokens) {
-            let part = (self.summed_loss(&batch[run])? * (1.0 / batch.len() as f64))?;
-            loss += f64::from(part.to_scalar::<f32>()?);
-            self.training.backward(&part)?;
-        }
+        let passes = cut_by_tokens(batch.iter().map(RankedResponses::n_tokens), self.microbatch_tokens);
+        let (model, training) = (&self.model, &mut self.training);
+        let forward = |run: &Range<usize>| {
+            let part = (summed_loss(model, &batch[run.clone()])? * (1.0 / batch.len() as f64))?;
+            let value = f64::from(part.to_scalar::<f32>()?);
+            Ok((part, value))
+        };
+        train_passes(&passes, self.passes_side_by_side, forward, |_, gradients, part| {
+            loss += part;
+            training.add(gradients)
+        })?;
         let grad_norm = self.training.grad_norm()?;
         let lr = self.schedule.lr(self.n_steps);
         self.n_steps += 1;
@@ -98,20 +109,6 @@ impl RewardTrainer {
         }
         let n_tokens = batch.iter().map(RankedResponses::n_tokens).sum();
         Ok(StepMetrics { loss, n_tokens, grad_norm, lr, skipped: broken.is_some() })
-    }
-
-    /// Sum of the ranking losses of whole prompts, in one pass.
-    fn summed_loss(&self, prompts: &[RankedResponses]) -> Result<Tensor> {
-        let sequences: Vec<&[u32]> = prompts.iter().flat_map(|p| p.sequences.iter().map(Vec::as_slice)).collect();
-        let scores = scores_of(&self.model, &sequences)?;
-        let mut losses = Vec::with_capacity(prompts.len());
-        let mut first = 0;
-        for prompt in prompts {
-            let k = prompt.ranks.len();
-            losses.push(ranking_loss(&scores.narrow(0, first, k)?, &prompt.ranks)?);
-            first += k;
-        }
-        Ok(Tensor::stack(&losses, 0)?.sum_all()?)
     }
 
     /// Shifts the bias so that these sequences score 0 on average, and returns the bias.
@@ -179,6 +176,20 @@ fn scores_of(model: &ScalarModel, sequences: &[&[u32]]) -> Result<Tensor> {
     model.scalars_at(&packed, &last_rows)
 }
 
+/// Sum of the ranking losses of whole prompts, in one pass.
+fn summed_loss(model: &ScalarModel, prompts: &[RankedResponses]) -> Result<Tensor> {
+    let sequences: Vec<&[u32]> = prompts.iter().flat_map(|p| p.sequences.iter().map(Vec::as_slice)).collect();
+    let scores = scores_of(model, &sequences)?;
+    let mut losses = Vec::with_capacity(prompts.len());
+    let mut first = 0;
+    for prompt in prompts {
+        let k = prompt.ranks.len();
+        losses.push(ranking_loss(&scores.narrow(0, first, k)?, &prompt.ranks)?);
+        first += k;
+    }
+    Ok(Tensor::stack(&losses, 0)?.sum_all()?)
+}
+
 /// Scores of sequences, each read at its last token, in passes of `microbatch_tokens`.
 pub fn score_sequences<S: AsRef<[u32]>>(
     model: &ScalarModel,
@@ -186,11 +197,11 @@ pub fn score_sequences<S: AsRef<[u32]>>(
     microbatch_tokens: usize,
 ) -> Result<Vec<f32>> {
     let sequences: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
-    let mut scores = Vec::with_capacity(sequences.len());
-    for run in cut_by_tokens(sequences.iter().map(|sequence| sequence.len()), microbatch_tokens) {
-        scores.extend(scores_of(model, &sequences[run])?.to_vec1::<f32>()?);
-    }
-    Ok(scores)
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
+    let passes = over_sequences(model.decoder(), &lengths, microbatch_tokens, |run| {
+        Ok(scores_of(model, &sequences[run])?.to_vec1::<f32>()?)
+    })?;
+    Ok(passes.concat())
 }
 
 /// How well a reward model orders what labelers ordered.

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
+use super::passes::PassGradients;
 use crate::arch::{BlockGradients, Decoder, HeadKind, LanguageModel, ModelConfig, Parameters, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::optim::{AdamW, AdamWConfig, GradAccumulator, clip_factor};
+use crate::{kernels, passes};
 
 /// What one optimiser step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -102,10 +105,22 @@ impl Training {
         self.gradients.clear();
     }
 
+    /// Whether threads are to take a pass each: where the model is small. Gradients of checkpointed blocks, of which a
+    /// backward pass has only a part itself, would mix.
+    pub(crate) fn passes_side_by_side(&self, config: &ModelConfig, checkpointing: bool) -> bool {
+        self.parameters.weights().device().is_cpu() && passes::are_shared_out(config) && !checkpointing
+    }
+
     /// Adds the gradient of a part of the loss.
-    pub(crate) fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        let mut stores = vec![loss.backward()?];
-        stores.extend(self.block_gradients.take());
+    pub(crate) fn add(&mut self, gradients: PassGradients) -> Result<()> {
+        let stores = match gradients {
+            PassGradients::Done(store) => vec![store],
+            PassGradients::Due(loss) => {
+                let mut stores = vec![self.gradients.gather(|| loss.backward())?];
+                stores.extend(self.block_gradients.take());
+                stores
+            }
+        };
         self.gradients.add(&self.parameters, stores)
     }
 
@@ -118,6 +133,11 @@ impl Training {
     pub(crate) fn step(&mut self, lr: f64, grad_norm: f64) -> Result<()> {
         self.adamw.step(&self.parameters, &self.gradients, lr, clip_factor(grad_norm, self.max_grad_norm))
     }
+}
+
+/// The gradients of a part of a loss, added nowhere.
+pub(crate) fn backward_apart(loss: &Tensor) -> Result<GradStore> {
+    Ok(kernels::gathering_none(|| loss.backward())?)
 }
 
 /// Refuses what a step would fail at.

@@ -1,0 +1,41 @@
+//! How the passes of a model share the threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::arch::{Decoder, HeadKind, ModelConfig};
+use crate::error::Result;
+use crate::memory;
+use crate::train::cut_by_tokens;
+
+/// Whether a model is so small that its weights stay in a CPU's caches, where each thread can read them all. Then
+/// sequences, or whole passes, are shared out, each thread takes its own through the whole model, and no operation has to
+/// wait for another thread. Larger weights are read once, with each operation shared out.
+pub fn are_shared_out(config: &ModelConfig) -> bool {
+    const LARGEST: u64 = 16 << 20;
+    memory::weights(config, HeadKind::Language) <= LARGEST
+}
+
+/// Runs `work` on a thread of the pool, whose operations then need no change of threads, where passes are shared out.
+pub(crate) fn in_pool<R: Send>(shared_out: bool, work: impl FnOnce() -> R + Send) -> R {
+    if shared_out { rayon::scope(|_| work()) } else { work() }
+}
+
+/// Takes sequences of these lengths through a model in passes of up to `budget` tokens, of which a pass computes some
+/// sequences. Returns what the passes return, in order. How the sequences are cut shows in no bit of a result, since rows
+/// are independent.
+pub(crate) fn over_sequences<T: Send>(
+    decoder: &Decoder,
+    lengths: &[usize],
+    budget: usize,
+    pass: impl Fn(Range<usize>) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let lengths = || lengths.iter().copied();
+    if !(decoder.device().is_cpu() && are_shared_out(decoder.config())) {
+        return cut_by_tokens(lengths(), budget).into_iter().map(pass).collect();
+    }
+    let share = lengths().sum::<usize>().div_ceil(rayon::current_num_threads());
+    let runs = cut_by_tokens(lengths(), budget.min(share));
+    in_pool(true, || runs.into_par_iter().map(&pass).collect())
+}
