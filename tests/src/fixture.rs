@@ -3,12 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use collimate::device;
+use collimate_models::Device;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The path of a fixture.
 pub fn path(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// Where models are held against their fixtures: what `COLLIMATE_TEST_DEVICE` names, or else the CPU.
+pub fn device() -> Device {
+    let name = std::env::var("COLLIMATE_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    device::open(&name).unwrap_or_else(|error| panic!("COLLIMATE_TEST_DEVICE: {error}"))
 }
 
 /// One section of `objectives.json`, which PyTorch wrote (`tests/scripts/objectives.py`).

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use collimate_models::Device;
 use collimate_models::arch::{
     HeadKind, LanguageModel, PackedSequences, Parameters, ScalarModel, load_model, save_model,
 };
@@ -88,7 +87,7 @@ fn logits_are_those_of_transformers() {
     let ours = ["gpt2", "llama", "llama_tied"].map(|name| fixture::path("collimate").join(name));
     for dir in LANGUAGE_MODELS.map(hf).into_iter().chain(ours) {
         let expected: ExpectedLogits = expected(&dir);
-        let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&dir, HeadKind::Language, &fixture::device()).unwrap();
         for model in [LanguageModel::new(&config, &weights), LanguageModel::frozen(&config, &weights)] {
             let rows = logits(&model.unwrap(), &expected.sequences);
             for (row, expected) in rows.iter().zip(expected.logits.concat()) {
@@ -110,7 +109,7 @@ fn losses_and_gradients_are_those_of_pytorch() {
     }
     for name in LANGUAGE_MODELS {
         let Expected { sequences, loss, gradient_norms } = expected(&hf(name));
-        let (config, weights) = load_model(&hf(name), HeadKind::Language, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&hf(name), HeadKind::Language, &fixture::device()).unwrap();
         let parameters = Parameters::from_weights(&weights).unwrap();
         let model = LanguageModel::new(&config, &parameters.weights()).unwrap();
         let packed = PackedSequences::new(&sequences);
@@ -140,7 +139,7 @@ fn greedy_continuations_are_those_of_transformers() {
     for name in LANGUAGE_MODELS {
         let dir = hf(name);
         let expected: ExpectedLogits = expected(&dir);
-        let (config, weights) = load_model(&dir, HeadKind::Language, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&dir, HeadKind::Language, &fixture::device()).unwrap();
         let mut engine = Engine::new(&config, &weights, PolicyVersion(0), expected.sequences.len()).unwrap();
         let max_new_tokens = expected.greedy.iter().map(Vec::len).max().unwrap();
         let greedy = SamplingParams { temperature: 0.0, max_new_tokens, ..SamplingParams::default() };
@@ -160,7 +159,7 @@ fn scores_are_those_of_transformers() {
     let ours = ["gpt2_score", "llama_score"].map(|name| fixture::path("collimate").join(name));
     for dir in SCORE_MODELS.map(hf).into_iter().chain(ours) {
         let expected: ExpectedScores = expected(&dir);
-        let (config, weights) = load_model(&dir, HeadKind::Scalar, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&dir, HeadKind::Scalar, &fixture::device()).unwrap();
         let packed = PackedSequences::new(&expected.sequences);
         let last_rows: Vec<u32> = packed.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
         for model in [ScalarModel::new(&config, &weights), ScalarModel::frozen(&config, &weights)] {
@@ -178,12 +177,12 @@ fn a_model_of_transformers_is_saved_with_its_own_names_and_a_config_that_transfo
     let score = SCORE_MODELS.map(|name| (name, HeadKind::Scalar));
     for (name, head) in language.into_iter().chain(score) {
         let written = tempfile::tempdir().unwrap();
-        let (config, weights) = load_model(&hf(name), head, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&hf(name), head, &fixture::device()).unwrap();
         save_model(written.path(), &config, head, &weights).unwrap();
         let committed = fixture::path("collimate/configs").join(format!("{name}.json"));
         let same = fs::read(&committed).unwrap() == fs::read(written.path().join("config.json")).unwrap();
         assert!(same, "{name}: config.json has changed: run the script again");
-        let (again_config, again) = load_model(written.path(), head, &Device::Cpu).unwrap();
+        let (again_config, again) = load_model(written.path(), head, &fixture::device()).unwrap();
         assert_eq!(again_config, config, "{name}");
         assert_eq!(tensors_in(written.path()), tensors_in(&hf(name)), "{name}");
         for ((name, a), (_, b)) in again.iter().zip(weights.iter()) {
@@ -197,7 +196,7 @@ fn tensors_in(dir: &Path) -> BTreeMap<String, Vec<usize>> {
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     let shapes = files.flat_map(|path| {
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load(path, &fixture::device()).unwrap();
         tensors.into_iter().map(|(name, tensor)| (name, tensor.dims().to_vec()))
     });
     shapes.collect()
@@ -219,7 +218,7 @@ fn what_is_written_today_is_what_transformers_was_seen_to_load() {
         ("llama_score", HeadKind::Scalar),
     ] {
         let (dir, written) = (fixture::path("collimate").join(name), tempfile::tempdir().unwrap());
-        let (config, weights) = load_model(&dir, head, &Device::Cpu).unwrap();
+        let (config, weights) = load_model(&dir, head, &fixture::device()).unwrap();
         save_model(written.path(), &config, head, &weights).unwrap();
         if dir.join("tokenizer.json").exists() {
             Tokenizer::load(&dir).unwrap().save(written.path()).unwrap();

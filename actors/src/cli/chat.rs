@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use rustyline::error::ReadlineError;
 
 use collimate_models::Device;
-use collimate_models::arch::HeadKind;
+use collimate_models::arch::{HeadKind, Precision};
 use collimate_models::data::prompt_tokens;
 use collimate_models::generate::{Engine, SamplingParams};
 use collimate_models::rng;
@@ -37,7 +37,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     };
     params.validate()?;
     let files = ModelFiles::open(&args.model, HeadKind::Language)?;
-    let InputModel { config, weights } = files.load(&Device::Cpu)?;
+    let InputModel { config, weights } = files.load(&Device::Cpu, Precision::F32)?;
     let tokenizer = files.tokenizer;
     let system = args.system.iter().map(|content| Message { role: Role::System, content: content.clone() });
     let mut chat = Chat {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use collimate_models::Device;
-use collimate_models::arch::HeadKind;
+use collimate_models::arch::{HeadKind, Precision};
 use collimate_models::data::{Records, prompt_tokens};
 use collimate_models::generate::{Engine, Response, SamplingParams};
 use collimate_models::rng;
@@ -48,7 +48,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         prompts.extend(Records::<PromptRecord>::read(path)?.into_records().into_iter().map(|record| record.prompt));
     }
     let files = ModelFiles::open(&args.model, HeadKind::Language)?;
-    let InputModel { config, weights } = files.load(&Device::Cpu)?;
+    let InputModel { config, weights } = files.load(&Device::Cpu, Precision::F32)?;
     let tokenizer = files.tokenizer;
     let mut engine: Engine<Tag> = Engine::new(&config, &weights, PolicyVersion(0), N_SLOTS)?;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use collimate_models::arch::{HeadKind, LanguageModel};
+use collimate_models::arch::{HeadKind, LanguageModel, Precision};
 use collimate_models::data::{prompt_tokens, response_tokens};
 use collimate_models::generate::response_logprobs;
 use collimate_models::roles::RewardModelScorer;
@@ -64,7 +64,7 @@ enum Scorer {
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let device = device::open(&args.device)?;
     let files = ModelFiles::open_any(&args.model)?;
-    let InputModel { config, weights } = files.load(&device)?;
+    let InputModel { config, weights } = files.load(&device, Precision::F32)?;
     let ModelFiles { head, tokenizer, .. } = files;
     let mut scorer = match head {
         HeadKind::Scalar => Scorer::Reward(Box::new(RewardModelScorer::new(&config, &weights)?)),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use collimate_models::Device;
+use collimate_models::arch::Precision;
 use collimate_protocol::RoleError;
 
 use super::memory::MemoryEstimate;
@@ -125,6 +126,8 @@ pub struct StageContext<'a> {
     pub seed: u64,
     /// Where to compute.
     pub device: Device,
+    /// What matrices are multiplied in.
+    pub precision: Precision,
     /// The stage's own folder in the run directory; it exists.
     pub out_dir: PathBuf,
     /// Checked between steps.

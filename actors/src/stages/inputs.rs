@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use collimate_models::Device;
-use collimate_models::arch::{Adapter, HeadKind, ModelConfig, Weights, head_kind_of, load_config, load_model};
+use collimate_models::arch::{
+    Adapter, HeadKind, ModelConfig, Precision, Weights, head_kind_of, load_config, load_model,
+};
 use collimate_models::data::corpus::{Corpus, read_paragraphs};
 use collimate_models::tokenizer::Tokenizer;
 
@@ -93,8 +95,8 @@ impl ModelFiles {
         self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone()).display().to_string()
     }
 
-    /// Reads the weights.
-    pub fn load(&self, device: &Device) -> Result<InputModel, StageError> {
+    /// Reads the weights, which models then multiply like this.
+    pub fn load(&self, device: &Device, precision: Precision) -> Result<InputModel, StageError> {
         let weights = match &self.base {
             None => load_model(&self.dir, self.head, device)?.1,
             Some((base, head)) => {
@@ -102,7 +104,7 @@ impl ModelFiles {
                 Adapter::load(&self.dir, device)?.merged(&config, *head, &weights)?.1
             }
         };
-        Ok(InputModel { config: self.config.clone(), weights })
+        Ok(InputModel { config: self.config.clone(), weights: weights.with_precision(precision) })
     }
 }
 

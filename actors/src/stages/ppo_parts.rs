@@ -126,7 +126,7 @@ impl PpoParts {
         let lengths = PromptLengths::of(prompts.iter().chain(&heldout_prompts));
         context.check_memory(memory::of_ppo(config, &files, reward_files.as_ref(), lengths, &devices.default)?)?;
 
-        let mut sft = files.load(&context.device)?;
+        let mut sft = files.load(&context.device, context.precision)?;
         if lora.is_some() {
             sft = sft.into_base()?;
         }

@@ -77,7 +77,7 @@ pub fn load_reward_model(
     {
         return Ok(RewardModel { config: sft.config.clone(), weights, own_tokens });
     }
-    let mut model = files.load(sft.weights.device())?;
+    let mut model = files.load(sft.weights.device(), sft.weights.precision())?;
     if lora.is_some() {
         model = model.into_base()?;
     }

@@ -184,7 +184,8 @@ pub fn run(
 
     context.check_memory(memory::of_pretrain(config, &model_config, &context.device)?)?;
     let mut rng = rng::for_purpose(context.seed, "initial weights");
-    let weights = Weights::initialise(&model_config, HeadKind::Language, &mut rng, &context.device)?;
+    let weights = Weights::initialise(&model_config, HeadKind::Language, &mut rng, &context.device)?
+        .with_precision(context.precision);
     let n_parameters = weights.n_elements() as u64;
     let mut trainer = LmTrainer::new(&model_config, &weights, &config.optim, config.n_steps)?;
     let mut n_tokens = 0;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use collimate_models::arch::Precision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct Recipe {
     pub seed: u64,
     /// Where stages compute: `cpu`, or `cuda:N` in a build with CUDA. PPO's roles can each have another.
     pub device: DeviceName,
+    /// What matrices are multiplied in: `f32`; `bf16`, which is f32 on the CPU; or `bf16-emulated`, which is bf16 on the CPU
+    /// too, slowly. Parameters, moments, norms, attention, softmaxes and losses are f32 in any case.
+    pub precision: Precision,
     /// Text that several stages use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<CorpusConfig>,

@@ -62,6 +62,7 @@ pub fn run(
     let mut context = StageContext {
         seed: recipe.seed,
         device: device::open(&recipe.device.0)?,
+        precision: recipe.precision,
         out_dir: folder.path().to_owned(),
         stop: stop.clone(),
         live: Live::default(),

@@ -162,7 +162,7 @@ pub fn run(
     let minibatches: Vec<Vec<usize>> =
         (0..config.n_epochs).flat_map(|_| shuffled_minibatches(train.len(), config.batch_size, &mut rng)).collect();
     let mut trainer = {
-        let mut sft = files.load(&context.device)?;
+        let mut sft = files.load(&context.device, context.precision)?;
         if config.lora.is_some() {
             sft = sft.into_base()?;
         }
@@ -271,7 +271,7 @@ fn label(
         max_new_tokens: config.max_new_tokens,
         ..SamplingParams::default()
     };
-    let weights = sft.load(&context.device)?.weights;
+    let weights = sft.load(&context.device, context.precision)?.weights;
     let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &weights, N_SLOTS, params, context.seed)?;
     let ticketed = sampling::ticketed(&prompts, config.k as u32);
     context.observer.phase("samples to rank", ticketed.len() as u64);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use collimate_models::kernels;
 use collimate_protocol::records::Summary;
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -160,12 +161,18 @@ impl Runner<'_> {
         let mut context = StageContext {
             seed: self.recipe.seed,
             device,
+            precision: self.recipe.precision,
             out_dir: folder.path().to_owned(),
             stop: self.stop.clone(),
             live: self.live.clone(),
             observer: &mut recorder,
             started: Instant::now(),
         };
+        let composed = kernels::composed_on(&context.device, context.precision.on(&context.device));
+        if !composed.is_empty() {
+            let device = device::name_of(&context.device);
+            context.observer.note(&format!("on {device} without a fused kernel of their own: {}", composed.join(", ")));
+        }
         process::release_freed_memory();
         process::forget_peak();
         let done = work(&mut context, &folder);

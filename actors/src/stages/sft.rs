@@ -93,7 +93,7 @@ pub fn run(
     };
     let heldout = &data.heldout;
     let mut trainer = {
-        let base = files.load(&context.device)?;
+        let base = files.load(&context.device, context.precision)?;
         let start = match &config.lora {
             None => base.weights,
             Some(lora) => {

@@ -35,3 +35,77 @@ impl Precision {
         weight.to_dtype(self.on(weight.device()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::arch::{HeadKind, LanguageModel, ModelConfig, PackedSequences, Parameters};
+    use crate::kernels;
+    use crate::testing::{gpt2, llama, tokens, weights};
+    use crate::train::{LmExample, LmTrainer, OptimConfig};
+
+    fn logprobs(config: &Arc<ModelConfig>, precision: Precision) -> (Vec<f32>, Vec<f32>) {
+        let weights = weights(config, HeadKind::Language, 1).with_precision(precision);
+        let packed = PackedSequences::new(&[tokens(9, 1), tokens(5, 2)]);
+        let (rows, targets) = ([0, 4, 8, 12], [3, 1, 4, 1]);
+        let of = |model: LanguageModel| {
+            model.logprobs_at(&packed, &rows, &targets, 1.0).unwrap().logprobs.to_vec1::<f32>().unwrap()
+        };
+        (of(LanguageModel::new(config, &weights).unwrap()), of(LanguageModel::frozen(config, &weights).unwrap()))
+    }
+
+    #[test]
+    fn bf16_is_close_to_f32_and_not_the_same_and_leaves_the_cpu_alone_unless_emulated() {
+        for config in [gpt2(), llama()] {
+            let (exact, _) = logprobs(&config, Precision::F32);
+            assert_eq!(logprobs(&config, Precision::Bf16).0, exact);
+            let (training, frozen) = logprobs(&config, Precision::Bf16Emulated);
+            assert_eq!(training, frozen);
+            assert_ne!(training, exact);
+            for (a, b) in training.iter().zip(&exact) {
+                // bf16 has 8 bits: a sum of products is off by some 2^-8 of its terms.
+                assert!((a - b).abs() < 0.05, "{a}, in f32 {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_parameter_stays_f32_and_receives_an_f32_gradient() {
+        for config in [gpt2(), llama()] {
+            let weights = weights(&config, HeadKind::Language, 1).with_precision(Precision::Bf16Emulated);
+            let parameters = Parameters::from_weights(&weights).unwrap();
+            let model = LanguageModel::new(&config, &parameters.weights()).unwrap();
+            let packed = PackedSequences::new(&[tokens(9, 1)]);
+            let rows: Vec<u32> = (0..8).collect();
+            let loss = model.logprobs_at(&packed, &rows, &packed.ids[1..], 1.0).unwrap().logprobs.mean_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            for (name, var) in parameters.iter() {
+                let gradient = gradients.get(var).unwrap_or_else(|| panic!("`{name}` has no gradient"));
+                assert_eq!((var.dtype(), gradient.dtype()), (DType::F32, DType::F32), "{name}");
+                assert!(gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() > 0.0, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_learns_by_products_in_bf16() {
+        let config = llama();
+        let weights = weights(&config, HeadKind::Language, 1).with_precision(Precision::Bf16Emulated);
+        let optim = OptimConfig { lr: 1e-2, ..OptimConfig::default() };
+        let mut trainer = LmTrainer::new(&config, &weights, &optim, 100).unwrap();
+        assert_eq!(trainer.weights().unwrap().precision(), Precision::Bf16Emulated);
+        let batch = [LmExample::text(tokens(12, 3))];
+        let first = trainer.step(&batch).unwrap().loss;
+        let last = (0..20).map(|_| trainer.step(&batch).unwrap().loss).last().unwrap();
+        assert!(last < 0.5 * first, "{first} to {last}");
+    }
+
+    #[test]
+    fn what_has_no_fused_kernel_is_named() {
+        assert!(kernels::composed_on(&Device::Cpu, DType::F32).is_empty());
+        let names = kernels::composed_on(&Device::Cpu, Precision::Bf16Emulated.on(&Device::Cpu));
+        assert_eq!(names, ["linear layers", "layers with adapters", "log-probabilities", "losses over tokens"]);
+    }
+}

@@ -46,7 +46,29 @@ pub(crate) use weight_gradients::{GradientSum, GradientSums, gathering_none};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+
+/// Ops by name, and whether they read matrices, which may have another type than all else.
+const OPS: [(&str, bool); 9] = [
+    ("embedding", false),
+    ("linear layers", true),
+    ("layers with adapters", true),
+    ("norms", false),
+    ("activations", false),
+    ("rotary positions", false),
+    ("attention", false),
+    ("log-probabilities", true),
+    ("losses over tokens", true),
+];
+
+/// The ops that run as compositions of candle's there, with matrices of this type, since no fused one takes their arguments.
+pub fn composed_on(device: &Device, matrices: DType) -> Vec<&'static str> {
+    let is_composed = |&(_, reads_matrices): &(&str, bool)| {
+        let dtype = if reads_matrices { matrices } else { DType::F32 };
+        !storage::runs_fused(device, dtype)
+    };
+    OPS.iter().filter(|op| is_composed(op)).map(|(name, _)| *name).collect()
+}
 
 /// How a linear layer's weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,14 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Whether a fused op can run on these tensors: all on the CPU, in f32.
+/// Whether a fused op can run on these tensors.
 pub fn fusable(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32)
+    tensors.iter().all(|t| runs_fused(t.device(), t.dtype()))
+}
+
+/// Whether fused ops take tensors of this type there: in f32 on the CPU.
+pub fn runs_fused(device: &Device, dtype: DType) -> bool {
+    matches!(device, Device::Cpu) && dtype == DType::F32
 }
 
 /// An argument of a fused op; ops make their arguments contiguous before they are applied.

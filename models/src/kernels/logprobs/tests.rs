@@ -6,6 +6,12 @@ fn both(found: Result<TokenLogprobs>) -> Result<Tensor> {
     Tensor::stack(&[found.logprobs, found.entropies], 0)
 }
 
+/// A loss in which no two tokens count alike.
+fn share(targets: Range<usize>, logprobs: &Tensor) -> Result<Tensor> {
+    let factors: Vec<f32> = targets.map(|i| 0.5 + i as f32).collect();
+    (logprobs.exp()? * Tensor::new(factors, &Device::Cpu)?.to_dtype(logprobs.dtype())?)?.sum_all()
+}
+
 #[test]
 fn both_outputs_agree_with_the_composition_in_value_and_gradient() {
     for (n, c, vocab_size, scale) in [(5, 3, 7, 1.0), (1, 4, 1, 0.5), (9, 2, 40, 2.0)] {
@@ -24,10 +30,6 @@ fn both_outputs_agree_with_the_composition_in_value_and_gradient() {
 
 #[test]
 fn a_loss_of_tokens_agrees_with_the_loss_of_their_logprobs_in_value_and_gradient() {
-    let share = |targets: Range<usize>, logprobs: &Tensor| -> Result<Tensor> {
-        let factors: Vec<f32> = targets.map(|i| 0.5 + i as f32).collect();
-        (logprobs.exp()? * Tensor::new(factors, &Device::Cpu)?.to_dtype(logprobs.dtype())?)?.sum_all()
-    };
     for (n, c, vocab_size, scale) in [(5, 3, 7, 1.0), (1, 4, 1, 0.5), (9, 2, 40, 2.0)] {
         let targets: Vec<u32> = (0..n).map(|i| (3 * i % vocab_size) as u32).collect();
         let inputs = [(random((n, c), 1) * 3.0).unwrap(), random((vocab_size, c), 2)];
@@ -41,6 +43,19 @@ fn a_loss_of_tokens_agrees_with_the_loss_of_their_logprobs_in_value_and_gradient
                 },
             );
         }
+    }
+}
+
+#[test]
+fn the_composed_loss_differentiates_chunk_by_chunk() {
+    let targets = [3, 0, 2, 2, 6];
+    let inputs = [(random((5, 3), 1) * 3.0).unwrap(), random((7, 3), 2)];
+    for chunk_len in [1, 2, 5] {
+        assert_same_function(
+            &inputs,
+            |t| (composed::token_loss(chunk_len, &t[0], &t[1], &targets, 0.5, share)? * 3.0)?.reshape(1),
+            |t| (share(0..5, &composed::token_logprobs(&t[0], &t[1], &targets, 0.5)?.logprobs)? * 3.0)?.reshape(1),
+        );
     }
 }
 
