@@ -6,6 +6,7 @@
 use crate::arch::{HeadKind, LoraConfig, Mlp, ModelConfig, Positions, Residual, linear_layers, parameter_specs};
 use crate::error::Result;
 use crate::kernels::{LayerCache, PackedWeight, logits_chunk_len};
+use crate::passes;
 
 pub use crate::generate::{TOKENS_PER_PASS, TOKENS_PER_STEP_PASS};
 
@@ -39,6 +40,18 @@ pub fn adapters(config: &ModelConfig, head: HeadKind, lora: &LoraConfig) -> Resu
 /// What `n` bytes of trained numbers take in training: themselves, the sum of their gradients, Adam's two moments.
 pub fn training_state(n: u64) -> u64 {
     4 * n
+}
+
+/// Gradients of `trained` bytes of numbers that a pass holds besides their sums: on the CPU matrices' are added to them as
+/// they come up, but for the unembedding's, which are there with the loss already.
+pub fn pass_gradients(config: &ModelConfig, head: HeadKind, trained: u64, by_adapters: bool, on_cpu: bool) -> u64 {
+    if by_adapters || !on_cpu || passes::are_shared_out(config) {
+        return trained;
+    }
+    match head {
+        HeadKind::Language => F32 * (config.hidden_dim * config.vocab_size) as u64,
+        HeadKind::Scalar => 0,
+    }
 }
 
 /// The keys and values of `n_slots` sequences of up to `n_positions`.

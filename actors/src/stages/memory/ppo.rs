@@ -186,7 +186,11 @@ impl<'a> Ppo<'a> {
 
         let learner = self.device(&devices.learner);
         let average = if objective.ema_decay > 0.0 { policy } else { 0 };
-        let state = memory::training_state(policy + value) + average + policy.max(value);
+        let gradients =
+            |config, head, trained| memory::pass_gradients(config, head, trained, self.lora(), learner == CPU);
+        let of_pass =
+            gradients(self.sft, HeadKind::Language, policy).max(gradients(self.value, HeadKind::Scalar, value));
+        let state = memory::training_state(policy + value) + average + of_pass;
         items.push(item(learner, "learner: policy and value model in training", state));
         let n_tokens = pass_tokens(objective.microbatch_tokens).max(self.ptx_tokens());
         let checkpointing = objective.gradient_checkpointing;

@@ -107,14 +107,14 @@ fn supervised(
 ) -> Result<Vec<MemoryItem>, StageError> {
     let trained = trained(model, head, lora)?;
     let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
+    let gradients = memory::pass_gradients(model, head, trained, lora.is_some(), device.is_cpu());
     let device = &device::name_of(device);
     let mut items = Vec::new();
     if lora.is_some() {
         items.push(item(device, "the model, frozen", memory::weights(model, HeadKind::Language)));
     }
     let what = if lora.is_some() { "adapters" } else { "the model" };
-    // The gradients of a pass are there besides their sum.
-    items.push(item(device, format!("{what} in training"), memory::training_state(trained) + trained));
+    items.push(item(device, format!("{what} in training"), memory::training_state(trained) + gradients));
     let kept = if optim.gradient_checkpointing { ", checkpointed" } else { "" };
     items.push(item(device, format!("a pass of {n_tokens} tokens{kept}"), pass.bytes(model, head)));
     Ok(items)

@@ -4,11 +4,13 @@
 //! speed train SHAPE            a step of forward, backward and AdamW on 8 sequences of 128 tokens
 //! speed generate SHAPE BATCH   64 sampled tokens after prompts of 64, for BATCH sequences at once
 //! speed ragged SHAPE BATCH     the same with prompts of 16 to 64 tokens and responses of 16 to 64
-//! speed ppo SHAPE K [UPDATES]  updates of PPO on 32 prompts x (32 + 32) tokens, with a bound of K on staleness
+//! speed ppo SHAPE K [UPDATES [THREADS]]
+//!                              updates of PPO on 32 prompts x (32 + 32) tokens, with a bound of K on staleness; with
+//!                              so many threads for each role by itself, or with 0, the default, for all in common
 //! ```
 //!
-//! SHAPE is one of tiny, distil, smollm2. It prints one JSON object: the seconds of each repetition, and the most memory
-//! that the process has had.
+//! SHAPE is one of tiny, distil, smollm2. It prints one JSON object: the seconds of each repetition, the most memory that
+//! the process has had, and for PPO what it had after each update.
 
 mod ppo;
 
@@ -36,16 +38,25 @@ fn main() -> Result<()> {
     // SAFETY: no other thread runs yet.
     unsafe { process::tune() };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut memory = Vec::new();
+    let mut ppo = |shape: &str, k: &str, n_updates: usize, n_threads: usize| {
+        let (seconds, after_updates) = ppo::updates(&config(shape)?, n_updates, number(k)? as u64, n_threads)?;
+        memory = after_updates;
+        Ok(seconds)
+    };
     let seconds = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["train", shape] => train(&config(shape)?)?,
         ["generate", shape, batch] => generate(&config(shape)?, number(batch)?, |_| (PROMPT_LEN, RESPONSE_LEN))?,
         ["ragged", shape, batch] => generate(&config(shape)?, number(batch)?, ragged)?,
-        ["ppo", shape, k] => ppo::updates(&config(shape)?, N_TIMED, number(k)? as u64)?,
-        ["ppo", shape, k, n] => ppo::updates(&config(shape)?, number(n)?, number(k)? as u64)?,
-        _ => bail!("expected: train SHAPE, generate SHAPE BATCH, ragged SHAPE BATCH, or ppo SHAPE K [UPDATES]"),
+        ["ppo", shape, k] => ppo(shape, k, N_TIMED, 0)?,
+        ["ppo", shape, k, n] => ppo(shape, k, number(n)?, 0)?,
+        ["ppo", shape, k, n, n_threads] => ppo(shape, k, number(n)?, number(n_threads)?)?,
+        _ => {
+            bail!("expected: train SHAPE, generate SHAPE BATCH, ragged SHAPE BATCH, or ppo SHAPE K [UPDATES [THREADS]]")
+        }
     };
     let peak = process::peak_memory();
-    println!("{}", json!({"seconds": seconds, "peak_bytes": peak}));
+    println!("{}", json!({"seconds": seconds, "peak_bytes": peak, "bytes_after_updates": memory}));
     Ok(())
 }
 

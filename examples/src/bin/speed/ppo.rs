@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use collimate::flow::{Factory, FlowConfig, FlowMode, PpoFlow, PromptSupply, RunSink, SamplerFactory, TrainedUpdate};
+use collimate::flow::{
+    Factory, FlowConfig, FlowMode, PpoFlow, PromptSupply, RoleThreads, RunSink, SamplerFactory, TrainedUpdate,
+};
+use collimate::process;
 use collimate_models::arch::{HeadKind, ModelConfig, Weights};
 use collimate_models::generate::SamplingParams;
 use collimate_models::roles::{
@@ -23,8 +26,14 @@ const RESPONSE_LEN: usize = 32;
 const MICROBATCH: usize = 8;
 const SEED: u64 = 1;
 
-/// Seconds of each update after the first, with policy, value, reference and reward model of this shape.
-pub fn updates(config: &Arc<ModelConfig>, n_updates: usize, max_staleness: u64) -> Result<Vec<f64>> {
+/// Seconds of each update after the first, and the process' memory after it, with policy, value, reference and reward model
+/// of this shape.
+pub fn updates(
+    config: &Arc<ModelConfig>,
+    n_updates: usize,
+    max_staleness: u64,
+    n_threads: usize,
+) -> Result<(Vec<f64>, Vec<u64>)> {
     let of = |head, purpose| Weights::initialise(config, head, &mut rng::for_purpose(SEED, purpose), &Device::Cpu);
     let (policy, scalar) = (of(HeadKind::Language, "policy")?, of(HeadKind::Scalar, "reward model")?);
     let objective = PpoConfig {
@@ -40,6 +49,13 @@ pub fn updates(config: &Arc<ModelConfig>, n_updates: usize, max_staleness: u64) 
         n_updates: n_updates as u64 + 1,
         batch_size: BATCH,
         max_staleness,
+        threads: RoleThreads {
+            generator: n_threads,
+            reference_scorer: n_threads,
+            reward_scorer: n_threads,
+            experience_buffer: n_threads,
+            learner: n_threads,
+        },
         ..FlowConfig::default()
     };
     let params = SamplingParams { max_new_tokens: RESPONSE_LEN, ..SamplingParams::default() };
@@ -60,7 +76,8 @@ pub fn updates(config: &Arc<ModelConfig>, n_updates: usize, max_staleness: u64) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { flow.start(&flow_config).await?.wait().await }).map_err(|error| anyhow!("{error}"))?;
     let updated = updated.lock().map_err(|_| anyhow!("the flow panicked"))?;
-    Ok(updated.windows(2).map(|pair: &[Instant]| (pair[1] - pair[0]).as_secs_f64()).collect())
+    let seconds = updated.windows(2).map(|pair: &[Done]| (pair[1].at - pair[0].at).as_secs_f64()).collect();
+    Ok((seconds, updated.iter().skip(1).map(|done| done.memory).collect()))
 }
 
 fn sampler(config: &Arc<ModelConfig>, params: SamplingParams) -> Factory<dyn Sampler<Weights>> {
@@ -115,12 +132,19 @@ impl Detokenizer for NoText {
     }
 }
 
-/// When each update was done.
-struct Stopwatch(Arc<Mutex<Vec<Instant>>>);
+/// When an update was done, and the process' memory then.
+struct Done {
+    at: Instant,
+    memory: u64,
+}
+
+/// Looks at each update.
+struct Stopwatch(Arc<Mutex<Vec<Done>>>);
 
 impl RunSink for Stopwatch {
     fn updated(&mut self, _: &TrainedUpdate) -> Result<(), RoleError> {
-        self.0.lock().map_err(|_| RoleError::from("a thread panicked"))?.push(Instant::now());
+        let done = Done { at: Instant::now(), memory: process::memory_in_use() };
+        self.0.lock().map_err(|_| RoleError::from("a thread panicked"))?.push(done);
         Ok(())
     }
 }
