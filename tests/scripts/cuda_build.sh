@@ -5,7 +5,7 @@
 #
 #     tests/scripts/cuda_build.sh [ARGUMENTS OF CARGO, by default: build --release -p collimate --features cuda]
 #
-# The toolkit goes to $XDG_CACHE_HOME/collimate/cuda (2.5 GB), what is built to target/cuda. CUDA_COMPUTE_CAP says which
+# The toolkit goes to $XDG_CACHE_HOME/collimate/cuda (1.2 GB), what is built to target/cuda. CUDA_COMPUTE_CAP says which
 # GPUs it is for: 80 (A100 and later) unless set. With a toolkit of your own, `cargo build --features cuda` is enough.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 VERSION=13.0
 toolkit=${XDG_CACHE_HOME:-$HOME/.cache}/collimate/cuda
 packages=("nvidia-cuda-nvcc==$VERSION.*" "nvidia-cuda-crt==$VERSION.*" "nvidia-nvvm==$VERSION.*" "nvidia-cuda-cccl==$VERSION.*"
-    "nvidia-cuda-runtime==$VERSION.*" "nvidia-cuda-nvrtc==$VERSION.*" "nvidia-cublas==$VERSION.*" "nvidia-curand==10.4.5.*")
+    "nvidia-cuda-runtime==$VERSION.*" "nvidia-cuda-nvrtc==$VERSION.*" "nvidia-cublas==$VERSION.*" "nvidia-curand==10.4.0.*")
 
 [[ -x $toolkit/bin/python ]] || python3 -m venv "$toolkit"
 "$toolkit/bin/python" -m pip install --quiet "${packages[@]}"

@@ -9,6 +9,7 @@
 //! - [`run`]: runs it.
 //! - [`tiny`]: real models small enough to train in milliseconds.
 //! - [`cases`]: how many cases property tests try.
+//! - [`counting`]: an allocator that counts.
 //! - [`command_line`]: a folder in which the binary can be run.
 //! - [`shown`]: a run directory that is made up, and its page.
 //! - [`watching`]: a program that looks at a run's page.
@@ -19,6 +20,7 @@
 pub mod browser;
 pub mod cases;
 pub mod command_line;
+pub mod counting;
 pub mod fakes;
 pub mod fixture;
 pub mod labeling;

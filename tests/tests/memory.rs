@@ -1,46 +1,23 @@
 //! The estimates of `collimate_models::memory` against what is allocated, counted by the allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::memory::{self, TrainingPass};
 use collimate_models::train::{LmExample, LmTrainer, OptimConfig, RankedResponses, RewardTrainer};
 use collimate_models::{Device, rng};
+use collimate_tests::counting::Counting;
 use serde_json::{Value, json};
 
-static IN_USE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call is the system allocator's, with what it was given.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let in_use = IN_USE.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(in_use, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting::new();
 
 /// The most that was in use during `work`, beyond what was before.
 fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATOR.forget_peak();
     let done = work();
-    (done, PEAK.load(Ordering::Relaxed) - before)
+    (done, ALLOCATOR.peak() - before)
 }
 
 /// Models large enough that tensors outweigh all else.
