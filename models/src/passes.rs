@@ -9,12 +9,14 @@ use crate::error::Result;
 use crate::memory;
 use crate::train::cut_by_tokens;
 
+/// Bytes of weights, or of gradients, that stay in a CPU's caches.
+pub(crate) const SMALL_WEIGHTS: u64 = 16 << 20;
+
 /// Whether a model is so small that its weights stay in a CPU's caches, where each thread can read them all. Then
 /// sequences, or whole passes, are shared out, each thread takes its own through the whole model, and no operation has to
 /// wait for another thread. Larger weights are read once, with each operation shared out.
 pub fn are_shared_out(config: &ModelConfig) -> bool {
-    const LARGEST: u64 = 16 << 20;
-    memory::weights(config, HeadKind::Language) <= LARGEST
+    memory::weights(config, HeadKind::Language) <= SMALL_WEIGHTS
 }
 
 /// Runs `work` on a thread of the pool, whose operations then need no change of threads, where passes are shared out.

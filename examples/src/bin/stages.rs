@@ -18,6 +18,7 @@ use collimate::stages::sft::SftConfig;
 use collimate::stages::{ppo, reward, sft};
 use collimate::view::Live;
 use collimate_models::Device;
+use collimate_models::arch::Precision;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{OptimConfig, PpoConfig};
 
@@ -68,6 +69,7 @@ fn in_folder<S>(
     let mut context = StageContext {
         seed: 1,
         device: Device::Cpu,
+        precision: Precision::F32,
         out_dir: folder.to_owned(),
         stop: StopFlag::default(),
         live: Live::default(),

@@ -170,7 +170,11 @@ impl Weights {
             }
         }
         let base = Arc::new(Base::new(self.tensors, device));
-        Ok(Self { tensors: BTreeMap::new(), on: Some(OnBase { base, scales: BTreeMap::new() }) })
+        Ok(Self {
+            tensors: BTreeMap::new(),
+            on: Some(OnBase { base, scales: BTreeMap::new() }),
+            precision: self.precision,
+        })
     }
 
     /// Fresh adapters on these weights, which must be a base. A scalar head is trained along with them, not adapted.
@@ -197,13 +201,13 @@ impl Weights {
             tensors.insert(format!("{name}{B}"), Tensor::zeros((n_out, lora.r), DType::F32, &device)?);
             scales.insert(name, lora.scale());
         }
-        Ok(Self { tensors, on: Some(OnBase { base: on.base.clone(), scales }) })
+        Ok(Self { tensors, on: Some(OnBase { base: on.base.clone(), scales }), precision: self.precision })
     }
 
     /// Own tensors on the same base, with these scales of their adapters.
     pub(super) fn with_adapters(&self, tensors: BTreeMap<String, Tensor>, scales: BTreeMap<String, f64>) -> Self {
         let on = self.on.as_ref().map(|on| OnBase { base: on.base.clone(), scales });
-        Self { tensors, on }
+        Self { tensors, on, precision: self.precision }
     }
 
     /// The tensor of this name with its adapter in it: what the model is without adapters.

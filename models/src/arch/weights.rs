@@ -22,7 +22,7 @@ use crate::rng::{self, SeededRng};
 pub struct Weights {
     pub(super) tensors: BTreeMap<String, Tensor>,
     pub(super) on: Option<OnBase>,
-    precision: Precision,
+    pub(super) precision: Precision,
 }
 
 impl Weights {

@@ -62,7 +62,7 @@ fn token_loss_by(
     mut loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     check(hidden, unembedding, targets, scale)?;
-    let (n, c) = hidden.dims2()?;
+    let (_, c) = hidden.dims2()?;
     if c == 0 || !fusable(&[hidden, unembedding]) {
         return composed::token_loss(chunk_len, hidden, unembedding, targets, scale, loss);
     }

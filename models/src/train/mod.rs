@@ -15,6 +15,8 @@ mod tests;
 pub use config::OptimConfig;
 pub use lm::{HeldoutNll, LmExample, LmTrainer, heldout_nll};
 pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
+#[cfg(test)]
+pub(crate) use passes::PassGradients;
 pub(crate) use passes::train_passes;
 pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
 pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};

@@ -27,14 +27,14 @@ pub(crate) fn train_passes<P: Sync, F: Send>(
     forward: impl Fn(&P) -> Result<(Tensor, F)> + Sync + Send,
     mut take: impl FnMut(&P, PassGradients, F) -> Result<()> + Send,
 ) -> Result<()> {
-    in_pool(side_by_side, || {
-        let n_at_once = if side_by_side { rayon::current_num_threads() } else { 1 };
-        for passes in passes.chunks(n_at_once) {
-            if let [pass] = passes {
-                let (loss, found) = forward(pass)?;
-                take(pass, PassGradients::Due(loss), found)?;
-                continue;
-            }
+    if !side_by_side {
+        return passes.iter().try_for_each(|pass| {
+            let (loss, found) = forward(pass)?;
+            take(pass, PassGradients::Due(loss), found)
+        });
+    }
+    in_pool(true, || {
+        for passes in passes.chunks(rayon::current_num_threads()) {
             let done = passes.par_iter().map(|pass| {
                 let (loss, found) = forward(pass)?;
                 Ok((backward_apart(&loss)?, found))

@@ -58,6 +58,9 @@ pub(crate) struct Training {
     gradients: GradAccumulator,
     adamw: AdamW,
     max_grad_norm: f64,
+    /// Whether gradients of matrices are added where they come up. Small ones, of passes that may run side by side, come
+    /// out of a pass and are added then, with checkpointing too: the order of additions shows in the bits.
+    gathers: bool,
     /// Where checkpointed blocks leave their gradients.
     block_gradients: BlockGradients,
 }
@@ -66,7 +69,10 @@ impl Training {
     pub(crate) fn new(parameters: Parameters, config: AdamWConfig, max_grad_norm: f64) -> Result<Self> {
         let gradients = GradAccumulator::new(&parameters)?;
         let adamw = AdamW::new(&parameters, config)?;
-        Ok(Self { parameters, gradients, adamw, max_grad_norm, block_gradients: BlockGradients::default() })
+        let n_bytes = size_of::<f32>() * parameters.iter().map(|(_, var)| var.elem_count()).sum::<usize>();
+        let gathers = n_bytes as u64 > passes::SMALL_WEIGHTS;
+        let block_gradients = BlockGradients::default();
+        Ok(Self { parameters, gradients, adamw, max_grad_norm, gathers, block_gradients })
     }
 
     /// The language model over the parameters, which records gradients.
@@ -108,7 +114,8 @@ impl Training {
     /// Whether threads are to take a pass each: where the model is small. Gradients of checkpointed blocks, of which a
     /// backward pass has only a part itself, would mix.
     pub(crate) fn passes_side_by_side(&self, config: &ModelConfig, checkpointing: bool) -> bool {
-        self.parameters.weights().device().is_cpu() && passes::are_shared_out(config) && !checkpointing
+        let is_on_cpu = self.parameters.weights().device().is_cpu();
+        is_on_cpu && passes::are_shared_out(config) && !self.gathers && !checkpointing
     }
 
     /// Adds the gradient of a part of the loss.
@@ -116,7 +123,10 @@ impl Training {
         let stores = match gradients {
             PassGradients::Done(store) => vec![store],
             PassGradients::Due(loss) => {
-                let mut stores = vec![self.gradients.gather(|| loss.backward())?];
+                let mut stores = vec![match self.gathers {
+                    true => self.gradients.gather(|| loss.backward())?,
+                    false => loss.backward()?,
+                }];
                 stores.extend(self.block_gradients.take());
                 stores
             }

@@ -4,7 +4,7 @@ use collimate_protocol::roles::Trainer;
 
 use super::*;
 use crate::objective::lm_loss;
-use crate::train::{Training, parameters_for};
+use crate::train::{PassGradients, Training, parameters_for};
 
 fn with_ptx(ptx_coef: f64) -> PpoConfig {
     PpoConfig { ptx_coef, ptx_examples_per_episode: 1.0, max_grad_norm: 0.0, ..config() }
@@ -32,7 +32,8 @@ fn with_zero_advantages_the_update_is_that_of_the_pretraining_text_alone() -> Re
     let sequences = text().sequences;
     let next = NextTokens::new(sequences.iter().map(|sequence| (sequence.as_slice(), 1)));
     let logprobs = model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
-    training.backward(&(lm_loss(&logprobs)? * (3.0 / next.targets.len() as f64))?)?;
+    let loss = (lm_loss(&logprobs)? * (3.0 / next.targets.len() as f64))?;
+    training.add(PassGradients::Done(loss.backward()?))?;
     training.step(config.lr, training.grad_norm()?)?;
 
     assert!(largest_gap(&ppo, &models.policy)? > 1e-3);
