@@ -42,7 +42,7 @@ fi
 
 export CUDA_HOME CUDA_PATH=$CUDA_HOME CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80} PATH=$CUDA_HOME/bin:$PATH
 export LIBRARY_PATH=$libraries${LIBRARY_PATH:+:$LIBRARY_PATH} LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export CARGO_TARGET_DIR=target/cuda
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/cuda}
 if (($# == 0)); then
     set -- build --release -p collimate --features cuda
 fi

@@ -22,8 +22,8 @@ impl RunSink for InUse {
 }
 
 #[tokio::test]
-async fn a_thousand_updates_take_no_more_memory_than_a_hundred() {
-    const N_UPDATES: usize = 1000;
+async fn a_thousand_more_updates_take_no_more_memory() {
+    const N_UPDATES: usize = 2000;
     let [models, _] = Models::each();
     let in_use = InUse::default();
     // What is counted is room for the counts too.
@@ -38,8 +38,8 @@ async fn a_thousand_updates_take_no_more_memory_than_a_hundred() {
     let in_use = in_use.0.lock().unwrap();
     assert_eq!(in_use.len(), N_UPDATES);
     let most = |updates: &[u64]| *updates.iter().max().unwrap();
-    let (early, late) = (most(&in_use[..100]), most(&in_use[900..]));
-    println!("after 100 updates {early} bytes at most, after 1000 {late}");
-    // A byte for each update and token would be more.
-    assert!(late <= early + 32 * 1024, "{early} bytes in use in the first 100 updates, {late} in the last");
+    let (early, late) = (most(&in_use[900..1000]), most(&in_use[1900..]));
+    println!("the most in use, by hundreds of updates: {:?}", in_use.chunks(100).map(most).collect::<Vec<_>>());
+    // A byte for each token sampled meanwhile would be more.
+    assert!(late <= early + 32 * 1024, "{early} bytes in use before a thousand updates, {late} after them");
 }
