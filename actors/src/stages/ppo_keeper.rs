@@ -50,7 +50,7 @@ fn changes_since(journal: &Path, version: PolicyVersion) -> Result<Vec<SettingCh
     let journal = Journal::read(journal)?;
     let again = journal.updates.iter().filter(|update| update.version >= version);
     let mut last = BTreeMap::new();
-    last.extend(again.flat_map(|update| &update.changes).map(|change| (change.key(), *change)));
+    last.extend(again.flat_map(|update| &update.changes).map(|change| (change.key(), change.clone())));
     Ok(last.into_values().collect())
 }
 
