@@ -208,7 +208,13 @@ impl SupervisorState {
 
     fn replace_reward_model(&mut self, reward_model: RewardModelId) {
         match self.flow.office.replace_reward_model(reward_model.clone()) {
-            Some(version) => self.tell(RunEvent::Replacing { version, reward_model }),
+            Some(version) => {
+                self.tell(RunEvent::Replacing { version, reward_model });
+                // Where nothing was in flight it has been replaced between two updates already, and not by one's end.
+                if self.flow.office.reward_model().is_some_and(|since| since.version == version) {
+                    self.command_role(Role::Learner, RoleCommand::Checkpoint);
+                }
+            }
             None => self.tell(RunEvent::Warning {
                 role: RoleId::only(Role::RewardScorer),
                 message: format!("{reward_model} comes too late: the run ends without another batch"),
