@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{
-    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, RewardRequest, Sampler,
-    Trainer,
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, RewardRequest,
+    Sampler, Trainer,
 };
 use collimate_protocol::{
     Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, RewardModelId, RoleError, Rollout,

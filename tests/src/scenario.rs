@@ -9,8 +9,8 @@ use collimate::flow::{
 use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use crate::fakes::{
-    FakeDetokenizer, FakeExperienceMaker, FakePretrain, FakeReference, FakeReward, FakeRewardModels, FakeSampler, FakeTrainer,
-    FakeWeights, Lengths, SharedLog,
+    FakeDetokenizer, FakeExperienceMaker, FakePretrain, FakeReference, FakeReward, FakeRewardModels, FakeSampler,
+    FakeTrainer, FakeWeights, Lengths, SharedLog,
 };
 use crate::wrap::{delayed, watched};
 

@@ -102,7 +102,8 @@ fn killed_between_any_two_steps_it_comes_to_the_same_bits() {
             .map(move |step| format!("round-{round}/{step}"))
     });
     for step in steps.chain(of_rounds) {
-        let mut child = home.command(&arguments("killed")).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            home.command(&arguments("killed")).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let reached = home.path(Path::new("killed").join(&step));
         while !reached.exists() && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();

@@ -30,7 +30,8 @@ struct Kept {
 impl Kept {
     /// The update that each reward model began with, in order.
     fn replaced(&self) -> Vec<(u64, SettingChange)> {
-        let changes = self.updates.iter().flat_map(|update| update.changes.iter().map(|c| (update.version.0, c.clone())));
+        let changes =
+            self.updates.iter().flat_map(|update| update.changes.iter().map(|c| (update.version.0, c.clone())));
         changes.filter(|(_, change)| matches!(change, SettingChange::RewardModel(_))).collect()
     }
 
@@ -263,9 +264,9 @@ async fn what_can_give_no_scores_or_comes_too_late_is_refused_and_changes_nothin
 
         let (kept, events) = run(fakes(), &config, &[(N_UPDATES, "1")]).await;
         assert_eq!(kept.replaced(), []);
-        let warned = events.iter().any(|event| {
-            matches!(event, RunEvent::Warning { message, .. } if message.contains("comes too late"))
-        });
+        let warned = events
+            .iter()
+            .any(|event| matches!(event, RunEvent::Warning { message, .. } if message.contains("comes too late")));
         let has_ended = matches!(events.last(), Some(RunEvent::Ended { .. }));
         assert!(warned || has_ended, "{events:?}");
     }

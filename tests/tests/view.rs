@@ -241,7 +241,16 @@ fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_we
 #[test]
 fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_in_its_place() {
     let home = home();
-    home.succeed(&["reward", "recipe.toml", "--out", "other", "--set", "seed=9", "--set", "reward.sft=before/sft/model"]);
+    home.succeed(&[
+        "reward",
+        "recipe.toml",
+        "--out",
+        "other",
+        "--set",
+        "seed=9",
+        "--set",
+        "reward.sft=before/sft/model",
+    ]);
     let mut arguments = ppo(&["ppo.n_updates=100000", "ppo.mode=threaded", "ppo.checkpoints.every=0"]);
     arguments.push("--serve=0");
     let served = Served::run(&mut home.command(&arguments));
@@ -263,11 +272,12 @@ fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_i
     // What was asked for is kept before the first update with it.
     messages.until(|message| message["event"] == "checkpointed" && message["version"] == replacing["version"]);
     let changed = messages.until(|message| message["event"] == "changed");
-    assert_eq!((&changed["changes"], &changed["version"]), (&json!([{ "reward_model": model }]), &replacing["version"]));
+    assert_eq!(
+        (&changed["changes"], &changed["version"]),
+        (&json!([{ "reward_model": model }]), &replacing["version"])
+    );
     let since = changed["version"].as_u64().unwrap();
-    messages.until(|message| {
-        message["kind"] == "updated" && message["at"][0].as_f64().unwrap() > since as f64 + 3.0
-    });
+    messages.until(|message| message["kind"] == "updated" && message["at"][0].as_f64().unwrap() > since as f64 + 3.0);
     assert_eq!(served.interrupt(), Some(130));
     let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r", "--json"])).unwrap();
     assert!(replayed["until"].as_u64().unwrap() > since + 3, "{replayed}");

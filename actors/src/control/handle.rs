@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use collimate_protocol::{RewardModelId, SettingChange};
 use collimate_protocol::messages::{RunCommand, RunEvent, RunStatus};
 use collimate_protocol::roles::{RewardModels, Trainer};
+use collimate_protocol::{RewardModelId, SettingChange};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, oneshot, watch};
 

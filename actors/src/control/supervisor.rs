@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use collimate_protocol::messages::{RoleCommand, RoleReport, RunCommand, RunEvent, RunStatus};
-use collimate_protocol::{Role, RoleId, RewardModelId, SettingChange};
+use collimate_protocol::{RewardModelId, Role, RoleId, SettingChange};
 use crossbeam_channel::{bounded, unbounded};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{broadcast, oneshot, watch};

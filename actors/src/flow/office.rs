@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use collimate_protocol::records::{LedgerState, RewardModelSince};
 use collimate_protocol::{
-    DropReason, ExperienceBatch, PolicyVersion, Prompt, PromptId, ReferencedRollout, RewardModelId, Rollout, ScoredRollout,
-    Ticket, TicketCounts, TicketHome, TicketOutcome,
+    DropReason, ExperienceBatch, PolicyVersion, Prompt, PromptId, ReferencedRollout, RewardModelId, Rollout,
+    ScoredRollout, Ticket, TicketCounts, TicketHome, TicketOutcome,
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 

@@ -25,11 +25,7 @@ impl RewardInUse {
     }
 
     /// Gives scores by this reward model; `None` for what the run began with.
-    pub fn scores(
-        &mut self,
-        model: Option<&RewardModelId>,
-        requests: &[RewardRequest],
-    ) -> Result<Vec<f32>, RoleError> {
+    pub fn scores(&mut self, model: Option<&RewardModelId>, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError> {
         if self.loaded.as_ref().is_none_or(|(loaded, _)| loaded.as_ref() != model) {
             // Before the next one is read, so that they are never in memory together.
             self.loaded = None;
@@ -69,11 +65,7 @@ impl Score for RewardScore {
         &unscored.rollout
     }
 
-    fn judge(
-        &self,
-        reward: &mut RewardInUse,
-        referenced: &[ReferencedRollout],
-    ) -> Result<Vec<f32>, RoleError> {
+    fn judge(&self, reward: &mut RewardInUse, referenced: &[ReferencedRollout]) -> Result<Vec<f32>, RoleError> {
         let request = |referenced: &ReferencedRollout| RewardRequest::of(&referenced.rollout, &*self.detokenizer);
         let requests = referenced.iter().map(request).collect::<Result<Vec<_>, _>>()?;
         // All of them are in flight, so it is the same for all, now and until their batch has been trained on.

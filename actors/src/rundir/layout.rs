@@ -172,7 +172,8 @@ impl RunDir {
         let stage = self.stage(stage);
         // What people have ranked, or are ranking, is not to be lost.
         let can_go_on = stage.tasks().exists()
-            || stage.training().exists() || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
+            || stage.training().exists()
+            || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
         if stage.path.exists() && !can_go_on {
             std::fs::remove_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
         }

@@ -120,7 +120,9 @@ impl<'a> Tables<'a> {
             return Err(RunFailure::Recipe("iterate.n_rounds is 0, it must be at least 1".into()));
         }
         if recipe.sft.is_some() && ppo.stage.sft.is_some() {
-            return Err(RunFailure::Recipe("`ppo.sft` is set, but the recipe has an [sft] stage: keep one of them".into()));
+            return Err(RunFailure::Recipe(
+                "`ppo.sft` is set, but the recipe has an [sft] stage: keep one of them".into(),
+            ));
         }
         collect.check().map_err(|source| RunFailure::Stage { stage: Stage::Collect, source })?;
         Ok(tables)
@@ -217,7 +219,10 @@ mod tests {
         assert_eq!(third.policy, Some(before.join("ppo/model")));
         assert_eq!(third.earlier, [before.join("collect/comparisons.jsonl")]);
         // People keep their links from round to round.
-        assert_eq!([first.page, third.page].map(|page| page.unwrap().db), [1, 2].map(|_| Some(root.path().join("answers.db"))));
+        assert_eq!(
+            [first.page, third.page].map(|page| page.unwrap().db),
+            [1, 2].map(|_| Some(root.path().join("answers.db")))
+        );
     }
 
     #[test]

@@ -63,7 +63,9 @@ impl Asked<'_> {
         let Self { table, n_prompts, .. } = *self;
         if prompts.len() < n_prompts {
             let n = prompts.len();
-            return Err(StageError::Setting(format!("{table}.n_prompts is {n_prompts}, but there are only {n} prompts")));
+            return Err(StageError::Setting(format!(
+                "{table}.n_prompts is {n_prompts}, but there are only {n} prompts"
+            )));
         }
         rng::shuffle(&mut prompts, &mut rng::for_purpose(seed, "prompts to label"));
         prompts.truncate(n_prompts);
@@ -83,8 +85,7 @@ impl Asked<'_> {
             max_new_tokens: self.max_new_tokens,
             ..SamplingParams::default()
         };
-        let (mut sampler, snapshot) =
-            sampling::policy_sampler(policy.0, policy.1, N_SLOTS, params, context.seed)?;
+        let (mut sampler, snapshot) = sampling::policy_sampler(policy.0, policy.1, N_SLOTS, params, context.seed)?;
         let ticketed = sampling::ticketed(prompts, self.k as u32);
         context.observer.phase("samples to rank", ticketed.len() as u64);
         let observer = &mut *context.observer;

@@ -205,7 +205,9 @@ fn tell(event: &RunEvent, observer: &mut dyn StageObserver) {
             observer.note(&format!("changed from the update of {version} on: {}", changes.join(", ")));
         }
         RunEvent::Replacing { version, reward_model } => {
-            observer.note(&format!("{reward_model} gives the scores from the update of {version} on; until then the flow runs dry"));
+            observer.note(&format!(
+                "{reward_model} gives the scores from the update of {version} on; until then the flow runs dry"
+            ));
         }
         RunEvent::Paused => observer.note("paused"),
         RunEvent::Resumed => observer.note("goes on after a pause"),

@@ -23,9 +23,7 @@ use super::inputs::{InputModel, ModelFiles, load_corpus};
 use super::memory::{self, PromptLengths};
 use super::ppo_config::{PpoSetup, PpoStageConfig, RewardTokens, RoleDevices};
 use super::ppo_prompts::{Prompts, load_prompts};
-use super::ppo_reward::{
-    NO_REWARD, OtherRewardModels, RewardModel, load_reward_model, make_reward, open_reward_model,
-};
+use super::ppo_reward::{NO_REWARD, OtherRewardModels, RewardModel, load_reward_model, make_reward, open_reward_model};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
 use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};

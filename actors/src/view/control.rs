@@ -93,8 +93,7 @@ pub async fn replace_reward_model(
     let run = run(&shared)?;
     // It reads the model.
     let replaced = tokio::task::spawn_blocking(move || run.replace_reward_model(&dir)).await;
-    let replaced =
-        replaced.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let replaced = replaced.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let model = replaced.map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "accepted": true, "reward_model": model }))))
 }

@@ -18,7 +18,8 @@ pub use feedback::{
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use rollout::{EvaluatedPolicy, EvaluationRecord, RolloutRecord, TokenDetail};
 pub use summary::{
-    CollectSummary, Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
+    CollectSummary, Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary,
+    Summary,
 };
 pub use update::{BatchMetrics, FlowMetrics, QueueDepth, Spread, TrainMetrics, UpdateMetrics};
 pub use work::{WorkLine, WorkSums};

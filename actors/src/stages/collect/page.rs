@@ -53,7 +53,8 @@ pub fn wait(
         .enable_all()
         .build()
         .map_err(ServeError::Io)?;
-    let mut looked = Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, lines: Vec::new() };
+    let mut looked =
+        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, lines: Vec::new() };
     runtime.block_on(async {
         let mut serving = std::pin::pin!(server.serve());
         loop {

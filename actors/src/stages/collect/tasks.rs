@@ -119,10 +119,7 @@ pub struct Tasks {
 
 impl Tasks {
     /// Reads the file, or makes it.
-    pub fn read_or_make(
-        path: &Path,
-        sample: impl FnOnce() -> Result<Sampled, StageError>,
-    ) -> Result<Self, StageError> {
+    pub fn read_or_make(path: &Path, sample: impl FnOnce() -> Result<Sampled, StageError>) -> Result<Self, StageError> {
         if !path.exists() {
             write_lines(path, &sample()?.tasks())?;
         }

@@ -1,8 +1,8 @@
 //! A learner, or an experience maker, that goes on from a state goes on as the one that wrote it.
 
-use collimate_protocol::{RewardModelId, SettingChange};
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{ExperienceMaker, Trainer};
+use collimate_protocol::{RewardModelId, SettingChange};
 use proptest::prelude::*;
 
 use super::*;
