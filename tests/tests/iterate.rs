@@ -90,6 +90,27 @@ fn two_rounds_build_on_one_another_and_come_to_a_table_a_report_and_runs_that_ca
 }
 
 #[test]
+fn by_adapters_a_round_goes_on_with_those_of_the_round_before() {
+    let home = home(SIMULATED);
+    let sets = ["ppo.lora.r=2", "reward.lora.r=2", "iterate.value_model=carried_on"].into_iter();
+    let arguments: Vec<&str> =
+        ["iterate", "recipe.toml", "--out", "r"].into_iter().chain(sets.flat_map(|set| ["--set", set])).collect();
+    home.succeed(&arguments);
+    let config = home.read("r/round-2/config.toml");
+    assert!(config.contains("round-1/ppo/adapter\"") && config.contains("round-1/ppo/value_model\""), "{config}");
+    let [first, second] = [1, 2].map(|round| home.summary(&format!("r/round-{round}")).ppo.unwrap());
+    assert!(first.after.kl.mean.abs() > 1e-9 && second.after.kl.mean != first.after.kl.mean);
+    let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r/round-2", "--json"])).unwrap();
+    assert_eq!(replayed["until"], 3);
+    // A whole model can't stand on the SFT model that policy and reference share.
+    let named = |key: &str, path: &str| format!("{key}={}", home.path(path).display());
+    let policy = named("ppo.policy", "r/round-1/ppo/model");
+    let reward_model = named("ppo.reward_model", "r/round-2/reward/model");
+    let error = home.fail(&["ppo", "r/round-2/config.toml", "--out", "w", "--set", &policy, "--set", &reward_model]);
+    assert!(error.contains("ppo.policy is") && error.contains("name the folder `adapter`"), "{error}");
+}
+
+#[test]
 fn killed_between_any_two_steps_it_comes_to_the_same_bits() {
     let home = home(SIMULATED);
     let arguments = |out| ["iterate", "recipe.toml", "--out", out, "--set", "iterate.value_model=carried_on"];
