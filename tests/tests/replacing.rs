@@ -18,7 +18,7 @@ use collimate_tests::run::{replayed, within};
 use collimate_tests::scenario::Scenario;
 use collimate_tests::tiny::{BATCH_SIZE, Models};
 
-const N_UPDATES: u64 = 24;
+const N_UPDATES: u64 = 40;
 const MODES: [FlowMode; 2] = [FlowMode::Threaded, FlowMode::Deterministic];
 
 #[derive(Default)]
@@ -146,16 +146,16 @@ async fn from_the_boundary_on_all_scores_are_the_new_ones_and_no_batch_has_both(
     for mode in MODES {
         for max_staleness in [0, 1, 4] {
             let config = config(mode, max_staleness, 4);
-            let (kept, events) = run(fakes(), &config, &[(2, "3"), (9, "1"), (9, "2")]).await;
+            let (kept, events) = run(fakes(), &config, &[(2, "3"), (20, "1"), (20, "2")]).await;
             assert_eq!(kept.updates.len() as u64, N_UPDATES);
             let replaced = kept.replaced();
             let numbers: Vec<u64> = scored_by(&kept.updates);
             assert_eq!(numbers, expected(&kept));
             // Of two that are asked for at one time, the last gives the scores.
             assert_eq!((numbers[0], replaced[0].1.to_string().contains("= 3 ("), numbers.last()), (0, true, Some(&2)));
-            // What was in flight when it was asked for is trained on first: so much is issued ahead.
+            // What was in flight when it was asked for is trained on first, and who asks hears of updates a little late.
             let since = replaced[0].0;
-            assert!((2..=2 + max_staleness + 3).contains(&since), "k = {max_staleness}: from {since} on");
+            assert!((2..=2 + max_staleness + 8).contains(&since), "k = {max_staleness}: from {since} on");
             // The state is kept there, so that what somebody asked for is not lost.
             for (version, _) in &replaced {
                 assert_eq!(kept.checkpoint(*version).ledger.reward_model.unwrap().version.0, *version);

@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn the_end_of_rounds_shows_them_and_the_last_policy() {
-        let text = super::text(&crate::report::table::tests::of_rounds(), Path::new("runs/x"));
-        assert!(text.contains("round  comparisons    RM accuracy    gold score"), "{text}");
-        assert!(text.contains("\n2              160  0.670 ± 0.010   0.90 ± 0.05"), "{text}");
-        assert!(text.contains("policy   runs/x/round-2/ppo/model\n"), "{text}");
+        let shown = text(&table::tests::of_rounds(), Path::new("runs/x"));
+        assert!(shown.contains("round  comparisons    RM accuracy    gold score"), "{shown}");
+        assert!(shown.contains("\n2              160  0.670 ± 0.010   0.90 ± 0.05"), "{shown}");
+        assert!(shown.contains("policy   runs/x/round-2/ppo/model\n"), "{shown}");
     }
 
     #[test]

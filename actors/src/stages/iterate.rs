@@ -1,7 +1,7 @@
 //! `iterate`: rounds of comparisons, reward model and PPO, each from the policy of the round before.
 //!
-//! A round is a recipe of its own, with [collect], [reward] and [ppo], in a run directory of its own: what does a recipe does
-//! a round, and what continues a recipe continues a round.
+//! A round is a recipe of its own, with the tables `collect`, `reward` and `ppo`, in a run directory of its own:
+//! what does a recipe does a round, and what continues a recipe continues a round.
 
 use std::path::{Path, PathBuf};
 

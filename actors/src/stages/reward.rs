@@ -38,10 +38,11 @@ pub struct RewardConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<PathBuf>,
     /// A file of comparisons: rankings, preferences or scored responses; `collimate data check` tells what it may hold.
-    /// Give this or `labeler`, or a [collect] table.
+    /// Give this or `labeler`, or a `collect` table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparisons: Option<PathBuf>,
-    /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`, or a [collect] table.
+    /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`, or a
+    /// `collect` table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labeler: Option<LabelerConfig>,
     /// A file of demonstrations, whose mean score the bias shifts to 0. Without it, they are cut from the corpus.

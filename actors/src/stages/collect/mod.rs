@@ -2,8 +2,8 @@
 //! by whoever writes a file, or by simulated labelers.
 //!
 //! - [`config`]: its settings.
-//! - [`tasks`]: what is asked, in the file `tasks.jsonl`; what was answered, as comparisons.
-//! - [`page`]: the page, while the stage waits.
+//! - `tasks`: what is asked, in the file `tasks.jsonl`; what was answered, as comparisons.
+//! - `page`: the page, while the stage waits.
 
 pub mod config;
 mod page;
