@@ -98,6 +98,7 @@ impl TinyModels {
             samplers: vec![SamplerFactory { factory: sampler, n_slots: N_SLOTS }],
             references: vec![reference],
             rewards: vec![reward],
+            reward_models: None,
             detokenizer: self.tokenizer.clone(),
             experience_maker,
             pretrain: None,

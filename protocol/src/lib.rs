@@ -20,7 +20,7 @@ pub mod roles;
 pub mod rollout;
 pub mod ticket;
 
-pub use change::SettingChange;
+pub use change::{RewardModelId, SettingChange};
 pub use ids::{PolicyVersion, PromptId, Role, RoleId, TicketId};
 pub use roles::RoleError;
 pub use rollout::{

@@ -8,13 +8,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::SettingChange;
+use crate::change::{RewardModelId, SettingChange};
 use crate::ids::{PolicyVersion, RoleId};
 use crate::records::{UpdateMetrics, WorkSums};
 use crate::ticket::TicketCounts;
 
 /// From whoever holds the run's handle to the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RunCommand {
     /// Every role stops taking work at its next item. Promise: nothing in flight is lost.
     Pause,
@@ -23,7 +23,8 @@ pub enum RunCommand {
     /// Keep the whole state before the next update begins. What is in flight then is open in it: a run that goes on from
     /// there issues it again. Where roles pause, it is kept once they go on.
     Checkpoint,
-    /// Change a setting from the next batch on. Promise: the journal has it with the first update that it holds for.
+    /// Change a setting from the next batch on; the reward model, from the next batch of which nothing is issued yet.
+    /// Promise: the journal has it with the first update that it holds for.
     Change(SettingChange),
     /// The update in progress finishes and is published, what else is in flight is dropped as
     /// [`Shutdown`](crate::DropReason::Shutdown) (a checkpoint has it open), then the run ends. A flow that is set to
@@ -32,7 +33,7 @@ pub enum RunCommand {
 }
 
 /// From the supervisor to a role's actor, and from there to its compute thread.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RoleCommand {
     /// Take no more work until `Resume`.
     Pause,
@@ -163,6 +164,13 @@ pub enum RunEvent {
         version: PolicyVersion,
         /// In the order in which they were asked for.
         changes: Vec<SettingChange>,
+    },
+    /// The reward model is about to be replaced: the flow runs dry first.
+    Replacing {
+        /// The version that the first update with the new one will start from.
+        version: PolicyVersion,
+        /// The new one.
+        reward_model: RewardModelId,
     },
     /// The run has been told to pause.
     Paused,

@@ -3,7 +3,9 @@
 //!
 //! All of it is synchronous and runs on the actor's compute thread.
 
-use crate::change::SettingChange;
+use std::path::Path;
+
+use crate::change::{RewardModelId, SettingChange};
 use crate::ids::PolicyVersion;
 use crate::records::TrainMetrics;
 use crate::rollout::{ExperienceBatch, FinishReason, PretrainBatch, Prompt, Rollout, ScoredRollout, Snapshot};
@@ -72,6 +74,16 @@ impl RewardRequest {
 pub trait RewardFunction: Send {
     /// One finite score for each request, in order.
     fn scores(&mut self, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError>;
+}
+
+/// Reward models by name: what may be put in the place of the one that a run began with.
+pub trait RewardModels: Send + Sync {
+    /// Reads the reward model of a directory, and says which it is. What can't give scores in this run is refused here,
+    /// while the run goes on with the one that it has.
+    fn identify(&self, dir: &Path) -> Result<RewardModelId, RoleError>;
+
+    /// Reads it again, to give scores. Its weights must still be the same.
+    fn load(&self, model: &RewardModelId) -> Result<Box<dyn RewardFunction>, RoleError>;
 }
 
 /// Turns token ids into text for reward functions and samples.

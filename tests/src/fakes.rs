@@ -2,15 +2,18 @@
 //! on, so that any mix-up changes a number and two runs can be compared exactly.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{
-    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, RewardRequest,
+    Sampler, Trainer,
 };
 use collimate_protocol::{
-    Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, RoleError, Rollout, ScoredRollout,
-    SettingChange, Snapshot, Ticket,
+    Experience, ExperienceBatch, FinishReason, PolicyVersion, PretrainBatch, Prompt, RewardModelId, RoleError, Rollout,
+    ScoredRollout, SettingChange, Snapshot, Ticket,
 };
 
 /// The fakes' weights.
@@ -199,6 +202,51 @@ impl RewardFunction for FakeReward {
             negative_fraction(hash(&tokens)) + 0.5
         };
         Ok(requests.iter().map(score).collect())
+    }
+}
+
+/// Reward models by number: the n-th scores as [`FakeReward`] does, which stays within 1 of 0, and adds 10 n.
+#[derive(Clone, Debug, Default)]
+pub struct FakeRewardModels {
+    /// How many times more one can't be read.
+    pub n_failures: Arc<AtomicU64>,
+}
+
+impl FakeRewardModels {
+    /// The n-th.
+    pub fn id(n: u64) -> RewardModelId {
+        RewardModelId { dir: n.to_string().into(), weights: format!("{:016x}", hash(&[n])) }
+    }
+
+    /// By which one a score is.
+    pub fn number_of(score: f32) -> u64 {
+        (score / 10.0).round() as u64
+    }
+}
+
+impl RewardModels for FakeRewardModels {
+    fn identify(&self, dir: &Path) -> Result<RewardModelId, RoleError> {
+        let n = dir.to_str().and_then(|name| name.parse().ok());
+        Ok(Self::id(n.ok_or_else(|| format!("{}: this is no reward model", dir.display()))?))
+    }
+
+    fn load(&self, model: &RewardModelId) -> Result<Box<dyn RewardFunction>, RoleError> {
+        if self.n_failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err("it can't be read just now".into());
+        }
+        if self.identify(&model.dir)? != *model {
+            return Err(format!("{model} is another one now").into());
+        }
+        let n: u64 = model.dir.to_str().unwrap_or_default().parse()?;
+        Ok(Box::new(OtherFakeReward(n)))
+    }
+}
+
+struct OtherFakeReward(u64);
+
+impl RewardFunction for OtherFakeReward {
+    fn scores(&mut self, requests: &[RewardRequest]) -> Result<Vec<f32>, RoleError> {
+        Ok(FakeReward.scores(requests)?.into_iter().map(|score| score + 10.0 * self.0 as f32).collect())
     }
 }
 

@@ -180,6 +180,7 @@ where
         samplers,
         references,
         rewards,
+        reward_models,
         detokenizer,
         experience_maker,
         pretrain,
@@ -206,6 +207,7 @@ where
             .into_iter()
             .map(|f| around(f, on(Role::RewardScorer), |engine, sabotage| Box::new(Sabotaged { engine, sabotage })))
             .collect(),
+        reward_models,
         detokenizer,
         experience_maker: around(experience_maker, on(Role::ExperienceBuffer), |engine, sabotage| {
             Box::new(Sabotaged { engine, sabotage })

@@ -9,8 +9,8 @@ use collimate::flow::{
 use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
 
 use crate::fakes::{
-    FakeDetokenizer, FakeExperienceMaker, FakePretrain, FakeReference, FakeReward, FakeSampler, FakeTrainer,
-    FakeWeights, Lengths, SharedLog,
+    FakeDetokenizer, FakeExperienceMaker, FakePretrain, FakeReference, FakeReward, FakeRewardModels, FakeSampler,
+    FakeTrainer, FakeWeights, Lengths, SharedLog,
 };
 use crate::wrap::{delayed, watched};
 
@@ -116,6 +116,7 @@ impl Scenario {
                 .map(|_| boxed::<dyn ReferencePolicy>(move || Box::new(reference)))
                 .collect(),
             rewards: (0..self.n_scorers).map(|_| boxed::<dyn RewardFunction>(|| Box::new(FakeReward))).collect(),
+            reward_models: Some(Arc::new(FakeRewardModels::default())),
             detokenizer: Arc::new(FakeDetokenizer),
             experience_maker: boxed::<dyn ExperienceMaker<FakeWeights>>(|| Box::new(FakeExperienceMaker::default())),
             pretrain: (self.n_pretrain > 0).then(|| boxed::<dyn PretrainSource>(|| Box::new(FakePretrain))),

@@ -12,7 +12,10 @@ use collimate_models::roles::{
 };
 use collimate_models::train::PpoConfig;
 use collimate_models::{Device, rng};
-use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
+use collimate_protocol::roles::{
+    ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler,
+};
+use collimate_protocol::{RewardModelId, RoleError};
 use serde_json::{Value, json};
 
 use crate::fakes::{FakeDetokenizer, hash};
@@ -115,6 +118,7 @@ impl Models {
             samplers: (0..n_generators).map(sampler).collect(),
             references: vec![boxed::<dyn ReferencePolicy>(move || Box::new(reference.reference()))],
             rewards: vec![boxed::<dyn RewardFunction>(move || Box::new(scorer.scorer()))],
+            reward_models: Some(Arc::new(TinyRewardModels(self.clone()))),
             detokenizer: Arc::new(FakeDetokenizer),
             experience_maker: boxed::<dyn ExperienceMaker<Weights>>(move || Box::new(maker.experience_maker())),
             pretrain: Some(boxed::<dyn PretrainSource>(|| Box::new(text()))),
@@ -122,6 +126,29 @@ impl Models {
             resume: None,
             sink,
         }
+    }
+}
+
+/// Reward models of a run's shape, by name.
+struct TinyRewardModels(Models);
+
+impl TinyRewardModels {
+    fn weights(&self, dir: &Path) -> Weights {
+        let mut rng = rng::for_purpose(SEED, &dir.display().to_string());
+        Weights::initialise(&self.0.config, HeadKind::Scalar, &mut rng, &Device::Cpu).unwrap()
+    }
+}
+
+impl RewardModels for TinyRewardModels {
+    fn identify(&self, dir: &Path) -> Result<RewardModelId, RoleError> {
+        Ok(RewardModelId { dir: dir.to_owned(), weights: self.weights(dir).digest()? })
+    }
+
+    fn load(&self, model: &RewardModelId) -> Result<Box<dyn RewardFunction>, RoleError> {
+        if self.identify(&model.dir)? != *model {
+            return Err(format!("{model} is another one now").into());
+        }
+        Ok(Box::new(RewardModelScorer::new(&self.0.config, &self.weights(&model.dir))?))
     }
 }
 

@@ -43,7 +43,9 @@ impl Viewer {
     /// By the link that a run has printed.
     pub fn of(link: &str) -> Self {
         let (base, token) = link.trim().split_once("/#token=").expect("a link has a token");
-        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(PATIENCE)).build();
+        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(PATIENCE));
+        // A server that refuses a request without reading it closes the connection, which is then not to be used again.
+        let config = config.max_idle_connections(0).max_idle_connections_per_host(0).build();
         Self { agent: Agent::new_with_config(config), base: base.to_owned(), token: token.to_owned() }
     }
 

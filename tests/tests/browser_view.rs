@@ -218,7 +218,7 @@ async fn problems_of_every_view(run: &ShownRun, look: Look) -> Vec<String> {
     let name = |view: &str| format!("view-{view}-{}-{}", look.size.0, if look.is_dark { "dark" } else { "light" });
     let mut found = Vec::new();
     browser.go(&format!("{}/", run.viewer.base)).await;
-    for view in ["login", "curves", "pipeline", "rollouts", "compare", "settings", "events"] {
+    for view in ["login", "curves", "pipeline", "rollouts", "compare", "settings", "replace", "events"] {
         match view {
             "login" => browser.until("return !document.querySelector('#login').hidden").await,
             "curves" => {
@@ -235,8 +235,12 @@ async fn problems_of_every_view(run: &ShownRun, look: Look) -> Vec<String> {
                 browser.run("document.querySelector('#controls').hidden = false").await;
                 browser.click("#change").await;
             }
+            "replace" => {
+                browser.run("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())").await;
+                browser.click("#replace").await;
+            }
             _ => {
-                browser.run("document.querySelector('dialog').close()").await;
+                browser.run("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())").await;
                 browser.run(&format!("location.hash = '#{view}'")).await;
                 browser.until(&format!("return !document.querySelector('#{view}').hidden")).await;
             }

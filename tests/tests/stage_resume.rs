@@ -70,6 +70,7 @@ fn run(home: &Home, stage: Stage, out: &Path, stops_at: Option<u64>) -> (Result<
         Stage::Pretrain => pretrain::run(&recipe.pretrain.unwrap(), corpus, &mut context).map(drop),
         Stage::Sft => sft::run(&recipe.sft.unwrap(), &base("pretrain"), corpus, &mut context).map(drop),
         Stage::Reward => reward::run(&recipe.reward.unwrap(), &base("sft"), corpus, &mut context).map(drop),
+        Stage::Collect => unreachable!("it trains nothing"),
         Stage::Ppo => unreachable!("PPO has checkpoints"),
     };
     (done, watcher)

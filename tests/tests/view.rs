@@ -13,7 +13,7 @@ use collimate_tests::watching::{Served, Viewer};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-const GUARDED: [(Method, &str); 7] = [
+const GUARDED: [(Method, &str); 8] = [
     (Method::GET, "/api/run"),
     (Method::GET, "/api/curves?columns=batch/score&n_buckets=10"),
     (Method::GET, "/api/rollouts"),
@@ -21,6 +21,7 @@ const GUARDED: [(Method, &str); 7] = [
     (Method::GET, "/api/events"),
     (Method::POST, "/api/control/pause"),
     (Method::POST, "/api/settings"),
+    (Method::POST, "/api/reward-model"),
 ];
 
 #[test]
@@ -74,7 +75,7 @@ fn what_a_foreign_page_sends_and_what_is_too_large_or_malformed_is_refused() {
     let own = [("authorization", bearer.as_str()), json_type];
     let with = |header| [own[0], own[1], header];
     for foreign in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
-        for path in ["/api/control/pause", "/api/settings", "/api/login"] {
+        for path in ["/api/control/pause", "/api/settings", "/api/reward-model", "/api/login"] {
             let answer = viewer.ask(Method::POST, path, &with(foreign), "{\"lr\": 0.1}");
             assert_eq!(answer.status, 403, "{path} with {foreign:?}");
         }
@@ -108,6 +109,10 @@ fn what_a_foreign_page_sends_and_what_is_too_large_or_malformed_is_refused() {
     let answer = viewer.post("/api/settings", &json!({ "lr": 0.5 }));
     assert_eq!(answer.status, 409, "{}", answer.body);
     assert_eq!(viewer.post("/api/control/pause", &json!(null)).status, 409);
+    for (body, status) in [(json!({}), 422), (json!({ "dir": "" }), 422), (json!({ "path": "x" }), 422)] {
+        assert_eq!(viewer.post("/api/reward-model", &body).status, status, "{body}");
+    }
+    assert_eq!(viewer.post("/api/reward-model", &json!({ "dir": "/models/b" })).status, 409);
 }
 
 #[test]
@@ -231,6 +236,59 @@ fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_we
     // The rate that was changed last is that of the run that goes on.
     let events = home.read("r/ppo/events.jsonl");
     assert!(events.contains("\"changed\"") && events.contains("\"checkpointed\""), "{events}");
+}
+
+#[test]
+fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_in_its_place() {
+    let home = home();
+    home.succeed(&[
+        "reward",
+        "recipe.toml",
+        "--out",
+        "other",
+        "--set",
+        "seed=9",
+        "--set",
+        "reward.sft=before/sft/model",
+    ]);
+    let mut arguments = ppo(&["ppo.n_updates=100000", "ppo.mode=threaded", "ppo.checkpoints.every=0"]);
+    arguments.push("--serve=0");
+    let served = Served::run(&mut home.command(&arguments));
+    let viewer = &served.viewer;
+    let mut messages = viewer.listen("");
+    messages.until(|message| message["kind"] == "updated");
+    let before = viewer.get("/api/run")["settings"]["reward_model"].clone();
+    assert!(before.as_str().unwrap().ends_with("before/reward/model"), "{before}");
+    for (dir, problem) in [("nowhere", "nowhere"), ("before/sft/model", "before/sft/model")] {
+        let answer = viewer.post("/api/reward-model", &json!({ "dir": dir }));
+        assert_eq!(answer.status, 422, "{}", answer.body);
+        assert!(answer.body["error"].as_str().unwrap().contains(problem), "{}", answer.body);
+    }
+    let answer = viewer.post("/api/reward-model", &json!({ "dir": "other/reward/model" }));
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let model = answer.body["reward_model"].clone();
+    let replacing = messages.until(|message| message["event"] == "replacing");
+    assert_eq!(replacing["reward_model"], model);
+    // What was asked for is kept before the first update with it.
+    messages.until(|message| message["event"] == "checkpointed" && message["version"] == replacing["version"]);
+    let changed = messages.until(|message| message["event"] == "changed");
+    assert_eq!(
+        (&changed["changes"], &changed["version"]),
+        (&json!([{ "reward_model": model }]), &replacing["version"])
+    );
+    let since = changed["version"].as_u64().unwrap();
+    messages.until(|message| message["kind"] == "updated" && message["at"][0].as_f64().unwrap() > since as f64 + 3.0);
+    assert_eq!(served.interrupt(), Some(130));
+    let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r", "--json"])).unwrap();
+    assert!(replayed["until"].as_u64().unwrap() > since + 3, "{replayed}");
+
+    let weights = "other/reward/model/model.safetensors";
+    std::fs::copy(home.path("before/reward/model/model.safetensors"), home.path(weights)).unwrap();
+    let error = home.fail(&["replay", "r"]);
+    assert!(error.contains("other/reward/model is another one now") && error.contains("weights"), "{error}");
+    std::fs::remove_dir_all(home.path("other")).unwrap();
+    let error = home.fail(&["replay", "r"]);
+    assert!(error.contains("other/reward/model"), "{error}");
 }
 
 /// Nothing of a reward, of a token or of an evaluation is thrown away.

@@ -45,10 +45,35 @@ pub enum Command {
     Pretrain(RunArgs),
     /// Fine-tune the base model on demonstrations: the recipe's `sft` table.
     Sft(RunArgs),
+    /// Sample a policy's responses and have them ranked: the recipe's `collect` table.
+    #[command(
+        long_about = "Samples K responses of the SFT model, or of `collect.policy`, to each of some prompts, and has them \
+            ranked: by people on the page of `collimate label`, which is served until enough rankings are in, by whoever \
+            writes rankings.jsonl beside the stage's tasks.jsonl, or by simulated labelers. The reward stage reads them."
+    )]
+    Collect(RunArgs),
     /// Train the reward model on rankings: the recipe's `reward` table.
     Reward(RunArgs),
     /// Optimise the SFT model against the reward: the recipe's `ppo` table.
     Ppo(RunArgs),
+    /// Do rounds of rankings, reward model and PPO, each from the policy of the round before.
+    #[command(
+        long_about = "Each round samples K responses of the current policy to some prompts, has them ranked (the recipe's \
+            `collect` table: by people on a page, from a file, or by simulated labelers), trains a reward model on the \
+            rankings of all rounds (`reward`), and goes on with PPO from the current policy (`ppo`), which is held near the \
+            SFT model throughout. `iterate.n_rounds` says how many; the recipe's `sft` stage, or `ppo.sft`, gives the model \
+            to start from.\n\n\
+            A round is a run directory of its own, OUT/round-1 and so on, with a recipe of its own: `collimate view`, \
+            `report` and `replay` take it. The same command continues where an earlier attempt left off, also with a larger \
+            `iterate.n_rounds`.",
+        after_long_help = "Examples:\n  \
+            collimate iterate examples/iterate.toml\n  \
+            collimate iterate recipe.toml --set iterate.n_rounds=5\n  \
+            collimate iterate recipe.toml --set collect.source=page --set 'collect.page.label.labelers=[\"anna\"]'\n  \
+            collimate view runs/iterate/round-2\n  \
+            collimate config iterate"
+    )]
+    Iterate(IterateArgs),
     /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
     #[command(after_long_help = "Examples:\n  collimate status runs/mine\n  collimate status 9464")]
     Status(StatusArgs),
@@ -244,6 +269,23 @@ pub struct RunArgs {
     pub serve: Option<String>,
 }
 
+/// What `iterate` takes.
+#[derive(Debug, Args)]
+pub struct IterateArgs {
+    /// The recipe: a TOML file with the tables `iterate`, `collect`, `reward` and `ppo`.
+    #[arg(value_name = "FILE.toml")]
+    pub recipe: PathBuf,
+    /// The run directory. [default: runs/NAME, after the recipe's file name]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Change a setting of the recipe, as in iterate.n_rounds=5. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON object for each event on standard output, instead of progress bars and tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What `view` takes.
 #[derive(Debug, Args)]
 pub struct ViewArgs {
@@ -390,10 +432,14 @@ pub enum ConfigOf {
     Pretrain,
     /// The `sft` table.
     Sft,
+    /// The `collect` table.
+    Collect,
     /// The `reward` table.
     Reward,
     /// The `ppo` table.
     Ppo,
+    /// The `iterate` table, for `collimate iterate`.
+    Iterate,
     /// All of it: a whole recipe.
     All,
     /// What `collimate plan` assumes; a file of its own.

@@ -3,6 +3,8 @@
 use crate::config::with_comments;
 use crate::label::config::LabelConfig;
 use crate::plan::PlanConfig;
+use crate::stages::collect::config::CollectConfig;
+use crate::stages::iterate::IterateConfig;
 use crate::stages::ppo_config::PpoStageConfig;
 use crate::stages::pretrain::PretrainConfig;
 use crate::stages::recipe::{CorpusConfig, Recipe};
@@ -17,6 +19,8 @@ pub fn text(of: ConfigOf) -> Result<String, toml::ser::Error> {
         ConfigOf::Recipe => vec![recipe()?, with_comments::<CorpusConfig>("corpus")?],
         ConfigOf::Pretrain => vec![with_comments::<PretrainConfig>("pretrain")?],
         ConfigOf::Sft => vec![with_comments::<SftConfig>("sft")?],
+        ConfigOf::Collect => vec![with_comments::<CollectConfig>("collect")?],
+        ConfigOf::Iterate => vec![with_comments::<IterateConfig>("iterate")?],
         ConfigOf::Reward => vec![with_comments::<RewardConfig>("reward")?],
         ConfigOf::Ppo => vec![with_comments::<PpoStageConfig>("ppo")?],
         ConfigOf::All => {
@@ -77,7 +81,8 @@ mod tests {
 
     #[test]
     fn every_key_has_a_comment() {
-        let text = [ConfigOf::All, ConfigOf::Plan, ConfigOf::Label].map(|of| text(of).unwrap()).concat();
+        let all = [ConfigOf::All, ConfigOf::Collect, ConfigOf::Iterate, ConfigOf::Plan, ConfigOf::Label];
+        let text = all.map(|of| text(of).unwrap()).concat();
         let lines: Vec<&str> = text.lines().collect();
         for (idx, line) in lines.iter().enumerate() {
             let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);

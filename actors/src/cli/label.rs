@@ -8,13 +8,13 @@ use super::args::{LabelArgs, LabelCommand};
 use super::{Ended, print};
 use crate::config;
 use crate::label::config::{LabelConfig, LabelFile};
+use crate::label::links;
 use crate::label::overview::{LabelerOverview, Measured, Overview, overview};
 use crate::label::server::{DEFAULT_PORT, LabelServer};
 use crate::label::store::answers::Which;
-use crate::label::store::labelers::{ADMIN, has_token, renew_token};
+use crate::label::store::labelers::ADMIN;
 use crate::label::store::{Store, now, tasks};
 use crate::label::transfer::{self, Export, ImportAs, Imported};
-use crate::web::Token;
 use crate::web::bind::parse_address;
 
 /// Serves, or does what the command says.
@@ -37,8 +37,8 @@ pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
                 LabelCommand::Link { db, names, url } => {
                     let store = Store::existing(&db)?;
                     for name in names {
-                        let token = new_token(&store, &name)?;
-                        print(&link(&name, url.trim_end_matches('/'), &token))?;
+                        let token = links::new_token(&store, &name)?;
+                        print(&(links::link(&name, url.trim_end_matches('/'), &token) + "\n"))?;
                     }
                 }
             }
@@ -60,19 +60,8 @@ fn serve(args: &LabelArgs) -> anyhow::Result<Ended> {
         LabelServer::new(store.clone(), &config, parse_address(&args.addr, DEFAULT_PORT)?, args.url.as_deref())?;
     let url = server.url().to_owned();
     print(&format!("labelling at {url} (Ctrl-C ends it)\n"))?;
-    for name in config.labelers.iter().map(String::as_str).chain([ADMIN]) {
-        let own = name.to_owned();
-        let has_one = store.read(move |connection| has_token(connection, &own))?;
-        match has_one {
-            true => {
-                let again = format!("collimate label link {} {name}", db.display());
-                print(&format!("  {name}: has a link already; a new one: {again}\n"))?;
-            }
-            false => {
-                let token = new_token(&store, name)?;
-                print(&link(name, &url, &token))?;
-            }
-        }
+    for line in links::of(&store, &config.labelers, &url)? {
+        print(&(line + "\n"))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -123,16 +112,6 @@ fn export(db: &Path, file: &Path, what: Export, all: bool) -> anyhow::Result<()>
     let n_lines = transfer::export(&Store::existing(db)?, file, what, which)?;
     print(&format!("{n_lines} lines written to {}\n", file.display()))?;
     Ok(())
-}
-
-fn new_token(store: &Store, name: &str) -> anyhow::Result<Token> {
-    let own = name.to_owned();
-    Ok(store.write_now(move |connection| renew_token(connection, &own))?)
-}
-
-/// The token stands behind `#`, where no server and no proxy sees it.
-fn link(name: &str, url: &str, token: &Token) -> String {
-    format!("  {name}: {url}/login#{}\n", token.reveal())
 }
 
 /// The overview, for a terminal.

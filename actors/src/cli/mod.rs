@@ -1,7 +1,7 @@
 //! The command line: what it takes, and what its exit code says.
 //!
 //! - [`args`]: commands and flags, and their help.
-//! - [`run`]: `pretrain`, `sft`, `reward`, `ppo`, `run`.
+//! - [`run`]: `pretrain`, `sft`, `collect`, `reward`, `ppo`, `run`. [`iterate`]: rounds of them.
 //! - [`generate`], [`score`]: a model at work.
 //! - [`status`], [`view`], [`replay`]: a run of PPO, looked at, in a browser too, and done again.
 //! - [`plan`]: a run of PPO, simulated.
@@ -19,6 +19,7 @@ pub mod data;
 pub mod generate;
 pub mod import;
 pub mod interrupt;
+pub mod iterate;
 pub mod label;
 pub mod plan;
 pub mod replay;
@@ -70,6 +71,8 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Run(args) => return run::run(&args, None),
         Command::Pretrain(args) => return run::run(&args, Some(crate::rundir::Stage::Pretrain)),
         Command::Sft(args) => return run::run(&args, Some(crate::rundir::Stage::Sft)),
+        Command::Collect(args) => return run::run(&args, Some(crate::rundir::Stage::Collect)),
+        Command::Iterate(args) => return iterate::run(&args),
         Command::Reward(args) => return run::run(&args, Some(crate::rundir::Stage::Reward)),
         Command::Ppo(args) => return run::run(&args, Some(crate::rundir::Stage::Ppo)),
         Command::Replay(args) => return replay::run(&args),

@@ -18,15 +18,21 @@ use crate::view::{Live, directory};
 use crate::web::bind::parse_address;
 use crate::{config, device, report};
 
+/// A recipe, and the run directory that it is run in.
+pub(super) fn load(file: &Path, sets: &[String], out: Option<&Path>) -> anyhow::Result<(Recipe, PathBuf)> {
+    let mut recipe: Recipe = config::load(file, sets)?;
+    let whole = std::path::absolute(file).with_context(|| file.display().to_string())?;
+    recipe.resolve_paths(whole.parent().unwrap_or(Path::new("/")));
+    let root = match out {
+        Some(out) => out.to_owned(),
+        None => PathBuf::from("runs").join(file.file_stem().context("a recipe has a name")?),
+    };
+    Ok((recipe, root))
+}
+
 /// Runs the recipe, or one stage of it.
 pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
-    let mut recipe: Recipe = config::load(&args.recipe, &args.set)?;
-    let file = std::path::absolute(&args.recipe).with_context(|| args.recipe.display().to_string())?;
-    recipe.resolve_paths(file.parent().unwrap_or(Path::new("/")));
-    let root = match &args.out {
-        Some(out) => out.clone(),
-        None => PathBuf::from("runs").join(args.recipe.file_stem().context("a recipe has a name")?),
-    };
+    let (recipe, root) = load(&args.recipe, &args.set, args.out.as_deref())?;
     // What can be refused without touching the disk comes first.
     device::open(&recipe.device.0)?;
     if let Some(address) = &args.metrics_addr {

@@ -1,11 +1,12 @@
 //! What whoever started a run holds: watch it, pause it, stop it, wait for its outcome.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use collimate_protocol::SettingChange;
 use collimate_protocol::messages::{RunCommand, RunEvent, RunStatus};
-use collimate_protocol::roles::Trainer;
+use collimate_protocol::roles::{RewardModels, Trainer};
+use collimate_protocol::{RewardModelId, SettingChange};
 use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -13,6 +14,9 @@ use super::roll::Roll;
 use super::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage, status_of};
 use crate::flow::wiring::Remains;
 use crate::flow::{FlowConfig, FlowOutcome, Graph, PpoFlow, RunError};
+
+/// What is said where there is no reward model to replace.
+const NOT_REPLACEABLE: &str = "the scores of this run come from no reward model, so there is none to replace";
 
 /// Events that a slow listener may be behind before it misses some.
 const N_EVENTS_KEPT: usize = 1024;
@@ -34,7 +38,7 @@ impl<W: Send + Sync + 'static, T: Send + 'static> Graph<W, T> {
     /// # Errors
     /// There are no threads. Nothing has run.
     pub async fn start(self) -> Result<RunHandle<W, T>, RunError> {
-        let Graph { config, workers, state, remains } = self;
+        let Graph { config, workers, state, reward_models, remains } = self;
         let roll = Roll::new(workers.iter().map(|worker| worker.role()));
         let workers = workers.into_iter().zip(state.counters.clone()).collect();
         let (events, first_listener) = broadcast::channel(N_EVENTS_KEPT);
@@ -45,7 +49,7 @@ impl<W: Send + Sync + 'static, T: Send + 'static> Graph<W, T> {
         let (supervisor, _) =
             Actor::spawn(None, Supervisor, arguments).await.map_err(|error| RunError::Actors(error.to_string()))?;
         let first_listener = Arc::new(Mutex::new(Some(first_listener)));
-        let control = RunControl { supervisor, listeners, first_listener, status: watched };
+        let control = RunControl { supervisor, listeners, first_listener, status: watched, reward_models };
         Ok(RunHandle { control, has_ended, remains })
     }
 }
@@ -59,6 +63,7 @@ pub struct RunControl {
     /// Listens since before the start.
     first_listener: Arc<Mutex<Option<broadcast::Receiver<RunEvent>>>>,
     status: watch::Receiver<RunStatus>,
+    reward_models: Option<Arc<dyn RewardModels>>,
 }
 
 impl RunControl {
@@ -100,12 +105,34 @@ impl RunControl {
     /// # Errors
     /// It makes no sense: the key, the value, and what is expected. Nothing has changed.
     pub fn change(&self, change: SettingChange) -> Result<(), RunError> {
-        match change.problem() {
+        match self.problem_of(&change) {
             Some(problem) => Err(RunError::Config(problem)),
             None => {
                 self.command(RunCommand::Change(change));
                 Ok(())
             }
+        }
+    }
+
+    /// Puts the reward model of a directory in the place of the one that gives the scores. The batches that have tickets in
+    /// flight are trained on first; from then on every score is the new one's, and the value model is warmed up anew. The
+    /// whole state is kept in between. Events tell when that will be, and when it was. Reads the reward model, so it takes
+    /// its time.
+    ///
+    /// # Errors
+    /// The directory holds no reward model that can give scores in this run, or the scores come from something else.
+    /// Nothing has changed.
+    pub fn replace_reward_model(&self, dir: &Path) -> Result<RewardModelId, RunError> {
+        let models = self.reward_models.as_ref().ok_or_else(|| RunError::Config(NOT_REPLACEABLE.to_owned()))?;
+        let model = models.identify(dir).map_err(|error| RunError::Config(error.to_string()))?;
+        self.change(SettingChange::RewardModel(model.clone()))?;
+        Ok(model)
+    }
+
+    fn problem_of(&self, change: &SettingChange) -> Option<String> {
+        match change {
+            SettingChange::RewardModel(_) if self.reward_models.is_none() => Some(NOT_REPLACEABLE.to_owned()),
+            change => change.problem(),
         }
     }
 

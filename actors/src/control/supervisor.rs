@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use collimate_protocol::messages::{RoleCommand, RoleReport, RunCommand, RunEvent, RunStatus};
-use collimate_protocol::{Role, RoleId};
+use collimate_protocol::{RewardModelId, Role, RoleId, SettingChange};
 use crossbeam_channel::{bounded, unbounded};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -200,8 +200,25 @@ impl SupervisorState {
                 }
             }
             RunCommand::Checkpoint => self.command_role(Role::Learner, RoleCommand::Checkpoint),
+            RunCommand::Change(SettingChange::RewardModel(model)) => self.replace_reward_model(model),
             RunCommand::Change(change) => self.command_role(Role::ExperienceBuffer, RoleCommand::Change(change)),
             RunCommand::Stop => self.drain_or_stop(),
+        }
+    }
+
+    fn replace_reward_model(&mut self, reward_model: RewardModelId) {
+        match self.flow.office.replace_reward_model(reward_model.clone()) {
+            Some(version) => {
+                self.tell(RunEvent::Replacing { version, reward_model });
+                // Where nothing was in flight it has been replaced between two updates already, and not by one's end.
+                if self.flow.office.reward_model().is_some_and(|since| since.version == version) {
+                    self.command_role(Role::Learner, RoleCommand::Checkpoint);
+                }
+            }
+            None => self.tell(RunEvent::Warning {
+                role: RoleId::only(Role::RewardScorer),
+                message: format!("{reward_model} comes too late: the run ends without another batch"),
+            }),
         }
     }
 
@@ -308,7 +325,7 @@ impl SupervisorState {
     /// Roles that have ended are not listening any more, which is as good.
     fn command_all(&self, command: RoleCommand) {
         for actor in self.actors.values() {
-            let _ = actor.cast(RoleMessage::Command(command));
+            let _ = actor.cast(RoleMessage::Command(command.clone()));
         }
     }
 

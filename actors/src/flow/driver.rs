@@ -131,7 +131,7 @@ mod tests {
         let (reported, reports) = unbounded();
         let (to_first, first) = unbounded();
         let (to_second, second) = unbounded();
-        commands.iter().for_each(|command| to_second.send(*command).unwrap());
+        commands.iter().for_each(|command| to_second.send(command.clone()).unwrap());
         let seat = |(idx, commands)| {
             let worker = Box::new(Idle { idx, is_stopping: false });
             let counters = Arc::new(RoleCounters::new(worker.role(), started));

@@ -164,10 +164,12 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
         let mut any = false;
         if self.full.is_none() {
             any = self.fill()?;
-            self.full = self.filler.take_full().map(|(version, rollouts)| FullBatch {
-                version,
-                rollouts,
-                changes: std::mem::take(&mut self.changes).into(),
+            self.full = self.filler.take_full().map(|(version, rollouts)| {
+                let mut changes = std::mem::take(&mut self.changes);
+                // The batch's own tickets keep it from being replaced once more before this is read.
+                let reward_model = self.office.reward_model().filter(|since| since.version == version);
+                changes.extend(reward_model.map(|since| SettingChange::RewardModel(since.model)));
+                FullBatch { version, rollouts, changes: changes.into() }
             });
         }
         if self.full.is_some() {
@@ -193,7 +195,7 @@ impl<W: Send + Sync + 'static> Worker for ExperienceBuffer<W> {
             if let Some(state) = learned {
                 maker.restore(&state)?;
             }
-            changed.iter().try_for_each(|change| maker.change(*change))?;
+            changed.iter().try_for_each(|change| maker.change(change.clone()))?;
             let batch = maker.assemble(version, rollouts, &snapshot)?;
             check(&batch, version, batch_size)?;
             Ok((batch, maker.state()?))

@@ -61,7 +61,7 @@ pub(super) struct UpdateInput {
 impl UpdateInput {
     /// Has a trainer do the update.
     fn train<W>(&self, trainer: &mut impl Trainer<W>) -> Result<TrainMetrics, RoleError> {
-        self.changes.iter().try_for_each(|change| trainer.change(*change))?;
+        self.changes.iter().try_for_each(|change| trainer.change(change.clone()))?;
         trainer.update(&self.batch, &self.pretrain)
     }
 }
@@ -112,6 +112,8 @@ pub(super) struct Learner<W, T> {
     pub counters: Arc<RoleCounters>,
     /// Whether the state is to be kept before the next update.
     pub checkpoint_is_wanted: bool,
+    /// The ledger as it was when nothing was in flight, where the reward model has just been replaced.
+    pub replaced: Option<LedgerState>,
     pub is_stopping: bool,
 }
 
@@ -152,8 +154,10 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         let batch = &input.batch;
         let outcome = TicketOutcome::Trained(batch.version);
         let is_checkpoint = state.is_some();
+        let version = self.version;
         let (counts, ledger) = self.state.office.take_home_then(batch.tickets(), outcome, |ledger| {
-            (ledger.counts(), is_checkpoint.then(|| ledger.state()))
+            let is_replaced = ledger.reward_model().is_some_and(|since| since.version == version);
+            (ledger.counts(), (is_checkpoint || is_replaced).then(|| ledger.state()))
         })?;
 
         let batch_metrics = BatchMetrics::of(batch);
@@ -164,11 +168,16 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         let update = TrainedUpdate { metrics, changes, batch: input.batch.clone(), checksum };
         self.trained.push(ToRecord::Update(Box::new(update)));
         (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
-        match state.zip(ledger) {
-            None => self.past.updates.push(input),
-            Some((state, ledger)) => {
+        match (state, ledger) {
+            (Some(state), Some(ledger)) => {
                 self.past = Past { state: Some(state.clone()), updates: Vec::new() };
                 self.checkpoint(ledger, state);
+            }
+            (_, replaced) => {
+                self.past.updates.push(input);
+                // What somebody has asked for is not to be lost.
+                self.checkpoint_is_wanted |= replaced.is_some();
+                self.replaced = replaced;
             }
         }
         Ok(())
@@ -208,7 +217,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         })?;
         self.is_anew = false;
         self.past = Past { state: Some(state.clone()), updates: Vec::new() };
-        self.checkpoint(self.state.office.state(), state);
+        let ledger = self.replaced.take().unwrap_or_else(|| self.state.office.state());
+        self.checkpoint(ledger, state);
         self.checkpoint_is_wanted = false;
         Ok(())
     }

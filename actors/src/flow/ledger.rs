@@ -2,13 +2,16 @@
 //!
 //! `issued = trained + dropped + in flight` is checked after every event. The ledger is the staleness gate too: it
 //! issues only while fewer than `(max_staleness + 1) * batch_size` tickets are in flight, and only as many as the
-//! run still has to train on. Before a checkpoint it lets the flow run dry, so that a checkpoint has nothing in flight.
+//! run still has to train on. Before a checkpoint it lets the flow run dry, so that a checkpoint has nothing in flight; and
+//! before the reward model is replaced, so that whatever is issued at one side of that is scored at the same side.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use collimate_protocol::records::LedgerState;
-use collimate_protocol::{DropReason, PromptId, Ticket, TicketCounts, TicketHome, TicketId, TicketOutcome};
+use collimate_protocol::records::{LedgerState, RewardModelSince};
+use collimate_protocol::{
+    DropReason, PolicyVersion, PromptId, RewardModelId, Ticket, TicketCounts, TicketHome, TicketId, TicketOutcome,
+};
 
 /// Open tickets that an error shows; a run may have thousands.
 const N_TICKETS_SHOWN: usize = 20;
@@ -34,6 +37,12 @@ pub struct Ledger {
     goal: u64,
     /// Tickets trained on from one checkpoint to the next: none is issued that would be trained on beyond one.
     barrier: Option<u64>,
+    /// Tickets that one update trains on.
+    batch_size: u64,
+    /// The reward model, where it is not the first.
+    reward_model: Option<RewardModelSince>,
+    /// The one that is to follow: none is issued that would be trained on beyond its version.
+    next_reward_model: Option<RewardModelSince>,
     open: BTreeMap<TicketId, Ticket>,
     /// Those that came home because the run was told to stop: open again when it goes on.
     shut_down: BTreeMap<TicketId, Ticket>,
@@ -45,13 +54,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger.
-    pub fn new(n_wanted: u64, n_tickets: u64) -> Self {
+    /// An empty ledger. One update trains on `batch_size` tickets.
+    pub fn new(n_wanted: u64, n_tickets: u64, batch_size: u64) -> Self {
         Self {
             n_wanted,
             goal: n_wanted,
             n_tickets,
             barrier: None,
+            batch_size,
+            reward_model: None,
+            next_reward_model: None,
             open: BTreeMap::new(),
             shut_down: BTreeMap::new(),
             counts: TicketCounts::default(),
@@ -70,6 +82,8 @@ impl Ledger {
     pub fn resumed(mut self, state: &LedgerState) -> Self {
         self.open = state.open.iter().map(|ticket| (ticket.id, *ticket)).collect();
         self.counts = TicketCounts { in_flight: 0, ..state.counts.clone() };
+        self.reward_model.clone_from(&state.reward_model);
+        self.next_reward_model.clone_from(&state.next_reward_model);
         self
     }
 
@@ -85,14 +99,21 @@ impl Ledger {
         let open: BTreeMap<TicketId, Ticket> =
             self.open.iter().chain(&self.shut_down).map(|(id, ticket)| (*id, *ticket)).collect();
         counts.in_flight = open.len() as u64;
-        LedgerState { counts, open: open.into_values().collect() }
+        LedgerState {
+            counts,
+            open: open.into_values().collect(),
+            reward_model: self.reward_model.clone(),
+            next_reward_model: self.next_reward_model.clone(),
+        }
     }
 
     /// Whether another ticket may be issued now.
     pub fn may_issue(&self) -> bool {
         let in_flight = self.open.len() as u64;
         let next_barrier = self.barrier.map_or(u64::MAX, |barrier| (self.counts.trained / barrier + 1) * barrier);
-        let limit = self.goal.min(next_barrier);
+        let n_until_next = |next: &RewardModelSince| next.version.0 * self.batch_size;
+        let replacement = self.next_reward_model.as_ref().map_or(u64::MAX, n_until_next);
+        let limit = self.goal.min(next_barrier).min(replacement);
         !self.closed_for_good && self.counts.trained + in_flight < limit && in_flight < self.n_tickets
     }
 
@@ -128,7 +149,10 @@ impl Ledger {
             None => return Err(self.violation(format!("{ticket:?} came home, but was never issued"))),
         }
         match outcome {
-            TicketOutcome::Trained(_) => self.counts.trained += 1,
+            TicketOutcome::Trained(_) => {
+                self.counts.trained += 1;
+                self.replace_if_due();
+            }
             TicketOutcome::Dropped(reason) => {
                 self.counts.dropped += 1;
                 if reason == DropReason::Shutdown {
@@ -138,6 +162,32 @@ impl Ledger {
             }
         }
         self.check()
+    }
+
+    /// Lets the flow run dry at the end of the last batch that has tickets in flight, and puts this reward model in the
+    /// place of the one before there: every ticket that is issued afterwards is scored by it, and none of those before.
+    /// The version that the first update on its scores starts from; `None` where the run ends before that.
+    pub fn replace_reward_model(&mut self, model: RewardModelId) -> Option<PolicyVersion> {
+        let n_before = self.counts.trained + self.open.len() as u64;
+        let version = PolicyVersion(n_before.div_ceil(self.batch_size));
+        if self.closed_for_good || version.0 * self.batch_size >= self.goal {
+            return None;
+        }
+        self.next_reward_model = Some(RewardModelSince { model, version });
+        self.replace_if_due();
+        Some(version)
+    }
+
+    fn replace_if_due(&mut self) {
+        let is_due = |next: &mut RewardModelSince| next.version.0 * self.batch_size == self.counts.trained;
+        if let Some(due) = self.next_reward_model.take_if(is_due) {
+            self.reward_model = Some(due);
+        }
+    }
+
+    /// The reward model by which every open ticket is scored; `None` for the first.
+    pub fn reward_model(&self) -> Option<&RewardModelSince> {
+        self.reward_model.as_ref()
     }
 
     /// Counts tickets whose work is started again.
@@ -227,8 +277,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use collimate_protocol::PolicyVersion;
-
     use super::*;
 
     fn trained(ticket: Ticket) -> TicketHome {
@@ -241,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_gate_closes_at_the_number_of_tickets_and_opens_when_one_comes_home() {
-        let mut ledger = Ledger::new(10, 2);
+        let mut ledger = Ledger::new(10, 2, 1);
         let first = ledger.issue(PromptId(0), 0).unwrap();
         ledger.issue(PromptId(1), 0).unwrap();
         assert!(!ledger.may_issue());
@@ -251,7 +299,7 @@ mod tests {
 
     #[test]
     fn no_more_is_issued_than_the_run_still_trains_on_and_a_drop_is_issued_again() {
-        let mut ledger = Ledger::new(2, 8);
+        let mut ledger = Ledger::new(2, 8, 1);
         let first = ledger.issue(PromptId(0), 0).unwrap();
         let second = ledger.issue(PromptId(1), 0).unwrap();
         assert!(!ledger.may_issue());
@@ -268,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_ticket_that_comes_home_twice_is_a_violation_that_shows_the_ledger() {
-        let mut ledger = Ledger::new(4, 4);
+        let mut ledger = Ledger::new(4, 4, 1);
         let ticket = ledger.issue(PromptId(7), 2).unwrap();
         ledger.issue(PromptId(8), 2).unwrap();
         ledger.close(trained(ticket)).unwrap();
@@ -279,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_ticket_that_was_never_issued_or_was_altered_is_a_violation() {
-        let mut ledger = Ledger::new(4, 4);
+        let mut ledger = Ledger::new(4, 4, 1);
         let ticket = ledger.issue(PromptId(7), 0).unwrap();
         let unknown = Ticket { id: TicketId(9), ..ticket };
         assert!(ledger.close(trained(unknown)).unwrap_err().to_string().contains("never issued"));
@@ -289,7 +337,7 @@ mod tests {
 
     #[test]
     fn nothing_is_in_flight_at_a_barrier_and_a_drop_before_it_is_issued_again() {
-        let mut ledger = Ledger::new(6, 4).with_barrier(Some(2));
+        let mut ledger = Ledger::new(6, 4, 1).with_barrier(Some(2));
         let first = ledger.issue(PromptId(0), 0).unwrap();
         let second = ledger.issue(PromptId(1), 0).unwrap();
         assert!(!ledger.may_issue(), "a ticket that would be trained on beyond the barrier");
@@ -302,9 +350,48 @@ mod tests {
         assert!(ledger.may_issue());
     }
 
+    fn reward_model(dir: &str) -> RewardModelId {
+        RewardModelId { dir: dir.into(), weights: "0".into() }
+    }
+
+    #[test]
+    fn a_reward_model_is_replaced_where_nothing_is_in_flight_and_the_gate_waits_for_that() {
+        let mut ledger = Ledger::new(8, 4, 2);
+        let tickets: Vec<Ticket> = (0..3).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
+        // Three are in flight: one more belongs to their second batch, and none to the third.
+        assert_eq!(ledger.replace_reward_model(reward_model("b")), Some(PolicyVersion(2)));
+        ledger.close(dropped(tickets[2])).unwrap();
+        let last: Vec<Ticket> = (3..5).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
+        assert!(!ledger.may_issue());
+        tickets[..2].iter().for_each(|ticket| ledger.close(trained(*ticket)).unwrap());
+        assert!(!ledger.may_issue(), "a ticket of the batch that the new one scores, while others are in flight");
+        assert_eq!((ledger.reward_model(), ledger.state().next_reward_model.unwrap().version.0), (None, 2));
+        let resumed = Ledger::new(8, 4, 2).resumed(&ledger.state());
+        assert!(!resumed.may_issue() && resumed.reward_model().is_none());
+        last.iter().for_each(|ticket| ledger.close(trained(*ticket)).unwrap());
+        assert_eq!(ledger.reward_model().unwrap().model, reward_model("b"));
+        assert!(ledger.may_issue() && ledger.state().open.is_empty());
+        assert_eq!(Ledger::new(8, 4, 2).resumed(&ledger.state()).reward_model(), ledger.reward_model());
+    }
+
+    #[test]
+    fn of_two_that_are_to_follow_the_last_does_and_one_that_comes_too_late_is_refused() {
+        let mut ledger = Ledger::new(4, 2, 2);
+        assert_eq!(ledger.replace_reward_model(reward_model("b")), Some(PolicyVersion(0)));
+        assert_eq!(ledger.reward_model().unwrap().model, reward_model("b"), "nothing was in flight");
+        let tickets: Vec<Ticket> = (0..2).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
+        ledger.replace_reward_model(reward_model("c")).unwrap();
+        ledger.replace_reward_model(reward_model("d")).unwrap();
+        tickets.iter().for_each(|ticket| ledger.close(trained(*ticket)).unwrap());
+        assert_eq!(ledger.reward_model().unwrap().model, reward_model("d"));
+        ledger.issue(PromptId(3), 0).unwrap();
+        assert_eq!(ledger.replace_reward_model(reward_model("e")), None, "the last batch has begun");
+        assert_eq!(ledger.state().next_reward_model, None);
+    }
+
     #[test]
     fn what_was_shut_down_is_open_where_a_run_goes_on() {
-        let mut ledger = Ledger::new(10, 4);
+        let mut ledger = Ledger::new(10, 4, 1);
         let tickets: Vec<Ticket> = (0..4).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
         ledger.close(trained(tickets[0])).unwrap();
         ledger.close(dropped(tickets[2])).unwrap();
@@ -314,7 +401,7 @@ mod tests {
         assert_eq!((&*state.open, state.problem()), (&[tickets[1], tickets[3]][..], None));
         assert_eq!((state.counts.dropped, state.counts.in_flight), (1, 2));
 
-        let mut resumed = Ledger::new(10, 4).resumed(&state);
+        let mut resumed = Ledger::new(10, 4, 1).resumed(&state);
         assert_eq!(resumed.state(), state);
         assert_eq!(resumed.issue(PromptId(4), 0).unwrap().id, TicketId(4));
         resumed.close(trained(tickets[3])).unwrap();
@@ -323,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_run_that_drains_trains_on_whole_batches_alone() {
-        let mut ledger = Ledger::new(10, 8);
+        let mut ledger = Ledger::new(10, 8, 1);
         let tickets: Vec<Ticket> = (0..5).map(|n| ledger.issue(PromptId(n), 0).unwrap()).collect();
         ledger.drain(2);
         assert!(!ledger.may_issue());
@@ -333,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_prompt_past_the_gate_is_a_violation() {
-        let mut ledger = Ledger::new(4, 1);
+        let mut ledger = Ledger::new(4, 1, 1);
         ledger.issue(PromptId(0), 0).unwrap();
         assert!(ledger.issue(PromptId(1), 0).unwrap_err().to_string().contains("the gate is closed"));
     }

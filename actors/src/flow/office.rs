@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use collimate_protocol::records::LedgerState;
+use collimate_protocol::records::{LedgerState, RewardModelSince};
 use collimate_protocol::{
-    DropReason, ExperienceBatch, Prompt, PromptId, ReferencedRollout, Rollout, ScoredRollout, Ticket, TicketCounts,
-    TicketHome, TicketOutcome,
+    DropReason, ExperienceBatch, PolicyVersion, Prompt, PromptId, ReferencedRollout, RewardModelId, Rollout,
+    ScoredRollout, Ticket, TicketCounts, TicketHome, TicketOutcome,
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -23,7 +23,8 @@ pub struct TicketOffice {
 impl TicketOffice {
     /// An office, and the notice that a ticket has come home (one notice may stand for several).
     pub fn open(config: &FlowConfig, resumed: Option<&LedgerState>) -> (Self, Receiver<()>) {
-        let ledger = Ledger::new(config.n_rollouts(), config.n_tickets()).with_barrier(config.barrier());
+        let ledger = Ledger::new(config.n_rollouts(), config.n_tickets(), config.batch_size as u64);
+        let ledger = ledger.with_barrier(config.barrier());
         let ledger = match resumed {
             Some(state) => ledger.resumed(state),
             None => ledger,
@@ -81,6 +82,16 @@ impl TicketOffice {
         // there is nobody to tell.
         let _ = self.came_home.try_send(());
         Ok(result)
+    }
+
+    /// See [`Ledger::replace_reward_model`].
+    pub fn replace_reward_model(&self, model: RewardModelId) -> Option<PolicyVersion> {
+        self.ledger().replace_reward_model(model)
+    }
+
+    /// See [`Ledger::reward_model`]. It stays the same as long as any ticket is in flight.
+    pub fn reward_model(&self) -> Option<RewardModelSince> {
+        self.ledger().reward_model().cloned()
     }
 
     /// See [`Ledger::drain`].

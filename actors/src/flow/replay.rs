@@ -9,13 +9,17 @@ use std::sync::Arc;
 
 use collimate_protocol::records::{JournaledRollout, JournaledUpdate};
 use collimate_protocol::roles::{
-    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardRequest, Sampler, Trainer,
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardRequest, Sampler, Trainer,
 };
-use collimate_protocol::{PolicyVersion, PretrainBatch, Prompt, RoleError, Rollout, ScoredRollout, Snapshot, TicketId};
+use collimate_protocol::{
+    PolicyVersion, PretrainBatch, Prompt, RewardModelId, RoleError, Rollout, ScoredRollout, SettingChange, Snapshot,
+    TicketId,
+};
 
 use super::config::FlowConfig;
 use super::error::RunError;
 use super::prompt_source::PromptSupply;
+use super::reward_scorer::RewardInUse;
 use super::wiring::PpoFlow;
 
 /// Why a replay ends early.
@@ -46,7 +50,9 @@ pub struct Replay<W, T> {
     n_slots: usize,
     reference: Box<dyn ReferencePolicy>,
     /// `None` to believe the journal's scores.
-    reward: Option<Box<dyn RewardFunction>>,
+    reward: Option<RewardInUse>,
+    /// The reward model, where it is not what the run began with.
+    reward_model: Option<RewardModelId>,
     detokenizer: Arc<dyn Detokenizer>,
     maker: Box<dyn ExperienceMaker<W>>,
     pretrain: Option<Box<dyn PretrainSource>>,
@@ -79,7 +85,11 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
             sampler: sampler.factory.make()?,
             n_slots: sampler.n_slots,
             reference: flow.references.first().ok_or("there is no reference scorer")?.make()?,
-            reward: Some(flow.rewards.first().ok_or("there is no reward scorer")?.make()?),
+            reward: Some(RewardInUse::new(
+                flow.rewards.first().ok_or("there is no reward scorer")?.clone(),
+                flow.reward_models,
+            )),
+            reward_model: flow.resume.and_then(|checkpoint| checkpoint.ledger.reward_model).map(|since| since.model),
             detokenizer: flow.detokenizer,
             maker,
             pretrain: flow.pretrain.map(|factory| factory.make()).transpose()?,
@@ -117,6 +127,11 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
 
     /// What differs, if anything does.
     fn compare(&mut self, recorded: &JournaledUpdate) -> Result<Option<String>, RoleError> {
+        for change in &recorded.changes {
+            if let SettingChange::RewardModel(model) = change {
+                self.reward_model = Some(model.clone());
+            }
+        }
         let rollouts = self.sample(&recorded.rollouts)?;
         let ref_logprobs = self.reference.logprobs(&rollouts)?;
         let scores = self.scores(&rollouts, &recorded.rollouts)?;
@@ -133,8 +148,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
         }
         let values = self.snapshot(recorded.values_version)?;
         for change in &recorded.changes {
-            self.maker.change(*change)?;
-            self.trainer.change(*change)?;
+            self.maker.change(change.clone())?;
+            self.trainer.change(change.clone())?;
         }
         let batch = self.maker.assemble(recorded.version, scored, &values)?;
         if batch.kl_coef.to_bits() != recorded.kl_coef.to_bits() {
@@ -219,7 +234,8 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
             return Ok(recorded.iter().map(|rollout| rollout.score).collect());
         };
         let request = |rollout: &Rollout| RewardRequest::of(rollout, &*self.detokenizer);
-        reward.scores(&rollouts.iter().map(request).collect::<Result<Vec<_>, _>>()?)
+        let requests = rollouts.iter().map(request).collect::<Result<Vec<_>, _>>()?;
+        reward.scores(self.reward_model.as_ref(), &requests)
     }
 
     fn pretrain(&mut self, version: PolicyVersion) -> Result<Vec<PretrainBatch>, RoleError> {

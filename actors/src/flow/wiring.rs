@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{
-    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler, Trainer,
+    Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler, Trainer,
 };
 use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
@@ -26,7 +26,7 @@ use super::pretrain_mixer::PretrainMixer;
 use super::prompt_source::{PromptSource, PromptSupply};
 use super::recorder::{Recorder, RunSink};
 use super::reference_scorer::ReferenceScore;
-use super::reward_scorer::RewardScore;
+use super::reward_scorer::{RewardInUse, RewardScore};
 use super::scorer::Scorer;
 use super::worker::Worker;
 
@@ -40,6 +40,8 @@ pub struct PpoFlow<W, T> {
     pub references: Vec<Factory<dyn ReferencePolicy>>,
     /// What gives the scores: one for each reward scorer.
     pub rewards: Vec<Factory<dyn RewardFunction>>,
+    /// What may be put in its place while the run goes on; `None` where nothing may.
+    pub reward_models: Option<Arc<dyn RewardModels>>,
     /// For the text that the reward function sees.
     pub detokenizer: Arc<dyn Detokenizer>,
     /// Makes advantages and returns.
@@ -88,6 +90,7 @@ pub struct Graph<W, T> {
     /// In the order of the flow.
     pub(crate) workers: Vec<Box<dyn Worker>>,
     pub(crate) state: Arc<FlowState>,
+    pub(crate) reward_models: Option<Arc<dyn RewardModels>>,
     pub(crate) remains: Remains<W, T>,
 }
 
@@ -110,6 +113,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             samplers,
             references,
             rewards,
+            reward_models,
             detokenizer,
             experience_maker,
             pretrain,
@@ -248,6 +252,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             config: config.clone(),
             has_handed_back: false,
             checkpoint_is_wanted: false,
+            replaced: None,
             meter: FlowMeter::new(state.clone()),
             counters: learner_counters,
             is_stopping: false,
@@ -280,9 +285,11 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         let rewards = rewards.into_iter().zip(approaches(reward_counters.len()));
         let reward_scorers = rewards.zip(reward_counters).enumerate().map(|(idx, ((reward, approach), counters))| {
             let role = RoleId { role: Role::RewardScorer, idx };
+            let others = reward_models.clone();
+            let reward = Factory::new(move || Ok(Box::new(RewardInUse::new(reward.clone(), others.clone()))));
             Scorer {
                 role,
-                score: RewardScore { detokenizer: detokenizer.clone() },
+                score: RewardScore { detokenizer: detokenizer.clone(), office: office.clone() },
                 engine: Compute::new(role, reward, place(role.role)),
                 scorer_batch: config.scorer_batch,
                 scorer_waits_for: config.scorer_waits_for,
@@ -355,7 +362,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         workers.extend(mixer.map(|mixer| Box::new(mixer) as Box<dyn Worker>));
         workers.extend([Box::new(learner) as Box<dyn Worker>, Box::new(recorder)]);
         let remains = Remains { state: state.clone(), latest, trainer_slot };
-        Ok(Graph { config: config.clone(), workers, state, remains })
+        Ok(Graph { config: config.clone(), workers, state, reward_models, remains })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: the settings of a labelling project.
 //! - [`store`]: what lasts, in one SQLite file.
+//! - [`links`]: what labelers come by.
 //! - [`draft`]: what is put down on the page, and the answer that it makes.
 //! - [`render`]: hostile text as a tree of harmless elements.
 //! - [`transfer`]: tasks and answers from files and to files.
@@ -13,6 +14,7 @@
 
 pub mod config;
 pub mod draft;
+pub mod links;
 pub mod overview;
 pub mod render;
 pub mod server;

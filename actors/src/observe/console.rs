@@ -15,6 +15,15 @@ use crate::rundir::Stage;
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ConsoleEvent<'a> {
+    /// A round of `collimate iterate` begins, or is continued.
+    RoundStarted {
+        /// Which, from 1.
+        round: usize,
+        /// Of how many.
+        n_rounds: usize,
+        /// Its run directory.
+        dir: &'a Path,
+    },
     /// A stage begins.
     StageStarted {
         /// Which.

@@ -90,6 +90,10 @@ impl StageObserver for StageRecorder {
         self.console.line(text);
     }
 
+    fn tell(&mut self, text: &str) {
+        self.console.tell(text);
+    }
+
     fn warn(&mut self, text: &str) {
         self.console.warn(text);
     }

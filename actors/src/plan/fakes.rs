@@ -55,6 +55,7 @@ pub(super) fn flow(
         samplers: (0..n_generators).map(sampler).collect(),
         references: (0..config.n_reference_scorers).map(reference).collect(),
         rewards: (0..config.n_reward_scorers).map(reward).collect(),
+        reward_models: None,
         detokenizer: Arc::new(NoText),
         experience_maker: Factory::<dyn ExperienceMaker<()>>::new(move || Ok(Box::new(FakeMaker(maker.clone())))),
         pretrain: (ptx_tokens > 0).then(|| Factory::new(text)),

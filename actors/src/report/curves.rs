@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use collimate_protocol::records::Summary;
+use collimate_protocol::records::{PolicyEvaluation, Summary};
 use serde_json::Value;
 
 use super::chart::{Chart, Series};
@@ -10,12 +10,37 @@ use crate::rundir::{RunDir, RunDirError, Stage, read_jsonl};
 
 /// Every curve of the run, PPO's first, since they are what one looks for.
 pub fn of_run(run: &RunDir, summary: &Summary) -> Result<Vec<Chart>, RunDirError> {
-    let mut charts = ppo(&lines(run, Stage::Ppo)?, summary);
-    for stage in [Stage::Reward, Stage::Sft, Stage::Pretrain] {
+    let mut charts = rounds(&summary.rounds);
+    charts.extend(ppo(&lines(run, Stage::Ppo)?, summary));
+    for stage in [Stage::Reward, Stage::Collect, Stage::Sft, Stage::Pretrain] {
         charts.extend(training(stage, &lines(run, stage)?));
     }
     charts.retain(|chart| !chart.is_empty());
     Ok(charts)
+}
+
+/// What the policy is after each round; round 0 is the SFT model.
+fn rounds(rounds: &[Summary]) -> Vec<Chart> {
+    let evaluated = |of: &dyn Fn(&PolicyEvaluation) -> Option<f64>| -> Vec<(f64, f64)> {
+        let after = |(idx, round): (usize, &Summary)| Some(((idx + 1) as f64, of(&round.ppo.as_ref()?.after)?));
+        let sft = rounds.first().and_then(|round| of(&round.ppo.as_ref()?.before));
+        let sft = sft.map(|number| (0.0, number));
+        sft.into_iter().chain(rounds.iter().enumerate().filter_map(after)).collect()
+    };
+    let chart = |title: &str, caption: &str, points: Vec<(f64, f64)>| Chart {
+        title: title.into(),
+        caption: caption.into(),
+        x_label: "round".into(),
+        series: vec![Series { name: "policy".into(), points }],
+    };
+    let accuracy = rounds.iter().enumerate();
+    let accuracy =
+        accuracy.filter_map(|(idx, round)| Some(((idx + 1) as f64, round.reward.as_ref()?.heldout_accuracy))).collect();
+    vec![
+        chart("Gold score by round", "on held-out prompts", evaluated(&|policy| policy.gold.map(|gold| gold.mean))),
+        chart("KL by round", "to the SFT model, nats a response", evaluated(&|policy| Some(policy.kl.mean))),
+        chart("Reward model by round", "share of held-out pairs ordered as ranked", accuracy),
+    ]
 }
 
 /// A stage's lines; none for a stage that the run does not have.
@@ -146,6 +171,15 @@ mod tests {
         let names = |title: &str| chart(title).series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
         assert_eq!(names("NLL of pretraining text"), ["held out, before", "held out, after"], "ptx was off");
         assert_eq!(names("Throughput by role"), ["generator"]);
+    }
+
+    #[test]
+    fn rounds_are_drawn_from_the_sft_model_on() {
+        let charts = rounds(&crate::report::table::tests::of_rounds().rounds);
+        assert_eq!(charts[0].series[0].points, [(0.0, -0.1), (1.0, 0.9), (2.0, 0.9)]);
+        assert_eq!(charts[1].series[0].points, [(0.0, 0.0), (1.0, 6.4), (2.0, 6.4)]);
+        assert_eq!(charts[2].series[0].points, [(1.0, 0.67), (2.0, 0.67)]);
+        assert!(rounds(&[]).iter().all(Chart::is_empty));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub fn render(run: &RunDir) -> Result<String, RunDirError> {
     let page = Page {
         name: run.root().display().to_string(),
         stages: table::stages(&summary),
+        of_rounds: table::OF_ROUNDS,
+        rounds: table::rounds(&summary.rounds),
         rows: summary.ppo.as_ref().map(table::before_after).unwrap_or_default(),
         charts,
         rollouts: rollouts(run)?,
@@ -53,6 +55,10 @@ struct Page {
     summary: Summary,
     /// What each stage came to, in a line each.
     stages: Vec<String>,
+    /// Names of the columns of the rounds' table.
+    of_rounds: [&'static str; 7],
+    /// The rounds, where the run has some.
+    rounds: Vec<[String; 7]>,
     /// The table before/after.
     rows: Vec<table::Row>,
     charts: Vec<Drawn>,
@@ -105,9 +111,11 @@ fn places(run: &RunDir) -> Vec<Placed> {
         candidates.push((dir.model(), "model, in HuggingFace layout"));
         candidates.push((dir.metrics(), "metrics, one JSON object a line"));
         candidates.push((dir.tensorboard(), "metrics for TensorBoard"));
+        candidates.push((dir.tasks(), "what people were asked"));
         candidates.push((dir.comparisons(), "what the labelers ranked"));
         candidates.push((dir.rollouts(), "samples with their scores"));
     }
+    candidates.extend(run.rounds().iter().map(|round| (round.report(), "the report of a round")));
     let there = candidates.into_iter().filter(|(path, _)| path.exists());
     there
         .map(|(path, what)| {

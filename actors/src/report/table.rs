@@ -1,6 +1,6 @@
 //! The policies before and after PPO, as rows of text.
 
-use collimate_protocol::records::{Estimate, PolicyEvaluation, PpoSummary, Summary};
+use collimate_protocol::records::{Estimate, PolicyEvaluation, PpoSummary, RewardSummary, Summary};
 use serde::Serialize;
 
 /// A measure of both policies.
@@ -33,6 +33,33 @@ pub fn before_after(ppo: &PpoSummary) -> Vec<Row> {
     .collect()
 }
 
+/// The names of a round's numbers.
+pub const OF_ROUNDS: [&str; 7] = ["round", "comparisons", "RM accuracy", "gold score", "score", "KL", "held-out NLL"];
+
+/// The rounds of `collimate iterate`, a row each, after one of the SFT policy. A score is by the round's own reward model.
+pub fn rounds(rounds: &[Summary]) -> Vec<[String; 7]> {
+    let policy = |name: String, comparisons: String, accuracy: String, policy: &PolicyEvaluation| {
+        let gold = policy.gold.as_ref().map(|gold| estimate(gold, 2)).unwrap_or_default();
+        let [score, kl, nll] = [(&policy.score, 2), (&policy.kl, 1), (&policy.nll, 3)].map(|(e, n)| estimate(e, n));
+        [name, comparisons, accuracy, gold, score, kl, nll]
+    };
+    let mut rows = Vec::new();
+    for (idx, round) in rounds.iter().enumerate() {
+        let Some(ppo) = &round.ppo else { continue };
+        if idx == 0 {
+            rows.push(policy("SFT".into(), String::new(), String::new(), &ppo.before));
+        }
+        let comparisons = round.collect.as_ref().map(|collect| collect.n_comparisons.to_string());
+        let accuracy = round.reward.as_ref().map(|reward| {
+            let RewardSummary { heldout_accuracy, heldout_accuracy_stderr, .. } = reward;
+            format!("{heldout_accuracy:.3} ± {heldout_accuracy_stderr:.3}")
+        });
+        let name = (idx + 1).to_string();
+        rows.push(policy(name, comparisons.unwrap_or_default(), accuracy.unwrap_or_default(), &ppo.after));
+    }
+    rows
+}
+
 /// What the other stages came to, in a line each.
 pub fn stages(summary: &Summary) -> Vec<String> {
     let mut lines = Vec::new();
@@ -52,6 +79,15 @@ pub fn stages(summary: &Summary) -> Vec<String> {
             sft.heldout_nll,
             sft.n_demonstrations,
             duration(sft.elapsed_s)
+        ));
+    }
+    if let Some(collect) = &summary.collect {
+        lines.push(format!(
+            "collect: {} rankings of K = {} responses, {} with earlier ones; {}",
+            collect.n_new,
+            collect.k,
+            collect.n_comparisons,
+            duration(collect.elapsed_s)
         ));
     }
     if let Some(reward) = &summary.reward {
@@ -101,7 +137,7 @@ fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use collimate_protocol::records::{RewardSummary, SampleRecord};
+    use collimate_protocol::records::{CollectSummary, SampleRecord};
     use collimate_protocol::{DropReason, TicketCounts};
 
     use super::*;
@@ -153,6 +189,23 @@ pub(crate) mod tests {
         let mut without_gold = summary().ppo.unwrap();
         without_gold.after.gold = None;
         assert_eq!(before_after(&without_gold).len(), 5);
+    }
+
+    pub(crate) fn of_rounds() -> Summary {
+        let round = |n_comparisons| {
+            let collect = CollectSummary { n_comparisons, ..CollectSummary::default() };
+            Summary { collect: Some(collect), ..summary() }
+        };
+        Summary { rounds: vec![round(80), round(160), Summary::default()], ..Summary::default() }
+    }
+
+    #[test]
+    fn a_round_is_a_row_after_the_sft_policy_and_one_that_has_only_begun_has_none() {
+        let rows = rounds(&of_rounds().rounds);
+        let first = |idx: usize| rows[idx].iter().take(4).map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(rows.len(), 3);
+        assert_eq!(first(0), ["SFT", "", "", "-0.10 ± 0.05"]);
+        assert_eq!(first(2), ["2", "160", "0.670 ± 0.010", "0.90 ± 0.05"]);
     }
 
     #[test]

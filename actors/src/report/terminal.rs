@@ -25,11 +25,19 @@ pub fn text(summary: &Summary, dir: &Path) -> String {
             lines.extend(side_by_side(sample));
         }
     }
+    if !summary.rounds.is_empty() {
+        let rows = table::rounds(&summary.rounds);
+        lines.push(String::new());
+        lines.extend(aligned(std::iter::once(table::OF_ROUNDS.map(str::to_owned)).chain(rows).collect()));
+    }
     lines.push(String::new());
     lines.push(format!("report   {}", dir.join("report.html").display()));
     lines.push(format!("summary  {}", dir.join("summary.json").display()));
     if summary.ppo.is_some() {
         lines.push(format!("policy   {}", dir.join("ppo/model").display()));
+    }
+    if let Some(last) = summary.rounds.iter().rposition(|round| round.ppo.is_some()) {
+        lines.push(format!("policy   {}", dir.join(format!("round-{}/ppo/model", last + 1)).display()));
     }
     lines.join("\n") + "\n"
 }
@@ -111,6 +119,14 @@ mod tests {
         assert!(text.contains("  SFT (-0.50)                                            | PPO (1.25)\n"), "{text}");
         assert!(text.contains("  a sad day & long                                       | a happy day\n"), "{text}");
         assert!(text.contains("runs/x/report.html"), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_rounds_shows_them_and_the_last_policy() {
+        let shown = text(&table::tests::of_rounds(), Path::new("runs/x"));
+        assert!(shown.contains("round  comparisons    RM accuracy    gold score"), "{shown}");
+        assert!(shown.contains("\n2              160  0.670 ± 0.010   0.90 ± 0.05"), "{shown}");
+        assert!(shown.contains("policy   runs/x/round-2/ppo/model\n"), "{shown}");
     }
 
     #[test]

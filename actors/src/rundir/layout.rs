@@ -18,6 +18,8 @@ pub enum Stage {
     Pretrain,
     /// Demonstrations to SFT model.
     Sft,
+    /// A policy's responses to comparisons of them.
+    Collect,
     /// Comparisons to reward model.
     Reward,
     /// SFT model to aligned policy.
@@ -26,28 +28,33 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Stage; 4] = [Stage::Pretrain, Stage::Sft, Stage::Reward, Stage::Ppo];
+    pub const ALL: [Stage; 5] = [Stage::Pretrain, Stage::Sft, Stage::Collect, Stage::Reward, Stage::Ppo];
 
     /// The stage's command, table and folder.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Pretrain => "pretrain",
             Stage::Sft => "sft",
+            Stage::Collect => "collect",
             Stage::Reward => "reward",
             Stage::Ppo => "ppo",
         }
     }
 }
 
-/// Settings that change how fast a run goes, what is shown of it or how it is kept, but not what it comes to. They, and
-/// what stands below them, may differ when a run is continued.
-pub const EXEMPT_KEYS: [&str; 6] = [
+/// Settings that change how fast a run goes, what is shown of it or how it is kept, how long people are waited for or
+/// whether another round follows, but not what was come to so far. They, and what stands below them, may differ when a run
+/// is continued.
+pub const EXEMPT_KEYS: [&str; 9] = [
     "ppo.n_rollouts_recorded",
     "ppo.n_rollouts_in_detail",
     "ppo.threads",
     "ppo.restarts",
     "ppo.checkpoints.n_kept",
     "ppo.on_stop",
+    "collect.n_enough",
+    "collect.page",
+    "iterate.n_rounds",
 ];
 
 /// What a stage other than PPO goes on from, in its folder.
@@ -95,7 +102,7 @@ impl RunDir {
             // A stage clears its folder before it begins: nobody's own files may lie there.
             return Err(RunDirError::bad(root, "this directory is not empty and holds no run; take another --out"));
         }
-        let header = "# The recipe of this run, every default filled in. `collimate run` takes it as it is.\n";
+        let header = "# The recipe of this run, every default filled in. It is a recipe itself.\n";
         atomic::write(&path, format!("{header}{text}").as_bytes())?;
         Ok(run)
     }
@@ -144,6 +151,16 @@ impl RunDir {
         self.root.join("report.html")
     }
 
+    /// The run directory of a round of `collimate iterate`, from 1, whether it is there or not.
+    pub fn round(&self, round: usize) -> PathBuf {
+        self.root.join(format!("round-{round}"))
+    }
+
+    /// The run directories of the rounds that have begun, in order.
+    pub fn rounds(&self) -> Vec<Self> {
+        (1..).map_while(|round| Self::existing(&self.round(round)).ok()).collect()
+    }
+
     /// A stage's folder, whether it is there or not.
     pub fn stage(&self, stage: Stage) -> StageDir {
         StageDir { path: self.root.join(stage.name()) }
@@ -153,7 +170,10 @@ impl RunDir {
     /// left something to go on from.
     pub fn begin(&self, stage: Stage) -> Result<StageDir, RunDirError> {
         let stage = self.stage(stage);
-        let can_go_on = stage.training().exists() || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
+        // What people have ranked, or are ranking, is not to be lost.
+        let can_go_on = stage.tasks().exists()
+            || stage.training().exists()
+            || !Checkpoints::at(&stage.checkpoints()).versions()?.is_empty();
         if stage.path.exists() && !can_go_on {
             std::fs::remove_dir_all(&stage.path).map_err(RunDirError::io(&stage.path))?;
         }
@@ -234,6 +254,11 @@ impl StageDir {
         self.path.join("adapter")
     }
 
+    /// PPO: the value model, where it is kept.
+    pub fn value_model(&self) -> PathBuf {
+        self.path.join("value_model")
+    }
+
     /// All other stages, while they are not complete: what training goes on from.
     pub fn training(&self) -> PathBuf {
         self.path.join(TRAINING_FILE)
@@ -274,7 +299,17 @@ impl StageDir {
         self.path.join("status.json")
     }
 
-    /// Reward: the comparisons that simulated labelers made.
+    /// Collect: what people are asked.
+    pub fn tasks(&self) -> PathBuf {
+        self.path.join("tasks.jsonl")
+    }
+
+    /// Collect: what they answered, where they write a file.
+    pub fn rankings(&self) -> PathBuf {
+        self.path.join("rankings.jsonl")
+    }
+
+    /// Collect: all comparisons, earlier ones too. Reward: those that simulated labelers made.
     pub fn comparisons(&self) -> PathBuf {
         self.path.join("comparisons.jsonl")
     }

@@ -4,12 +4,15 @@
 //! DIR/config.toml      the resolved recipe, itself loadable
 //! DIR/summary.json     what each stage came to (`collimate_protocol::records::Summary`)
 //! DIR/report.html      curves and samples
-//! DIR/STAGE/           pretrain, sft, reward, ppo
+//! DIR/round-N/         a run directory of its own for each round of `collimate iterate`
+//! DIR/STAGE/           pretrain, sft, collect, reward, ppo
 //!     complete.json    written last: a stage that has it is not run again
 //!     metrics.jsonl    a line a step; for PPO a line an update
 //!     tb/              the same for TensorBoard
 //!     model/           HuggingFace layout
 //! DIR/reward/comparisons.jsonl   what the labelers ranked
+//! DIR/collect/comparisons.jsonl  the same, after all that was ranked before
+//! DIR/collect/tasks.jsonl        what people were asked; rankings.jsonl or answers.db holds what they answered
 //! DIR/ppo/metrics.abandoned.jsonl   updates that were done again, because the run went on from before them
 //! DIR/ppo/rollouts.jsonl         samples with their scores, and rollouts.sqlite, an index of them
 //! DIR/ppo/events.jsonl           what else happened

@@ -12,8 +12,10 @@ pub fn collect(run: &RunDir, seed: u64) -> Result<Summary, RunDirError> {
         seed,
         pretrain: of_stage(run, Stage::Pretrain)?,
         sft: of_stage(run, Stage::Sft)?,
+        collect: of_stage(run, Stage::Collect)?,
         reward: of_stage(run, Stage::Reward)?,
         ppo: of_stage(run, Stage::Ppo)?,
+        rounds: run.rounds().iter().map(read).collect::<Result<_, _>>()?,
     })
 }
 

@@ -15,6 +15,9 @@ use crate::device::DeviceError;
 use crate::flow::RunError;
 use crate::flow::replay::ReplayError;
 use crate::hub::HubError;
+use crate::label::server::ServeError;
+use crate::label::store::StoreError;
+use crate::label::transfer::TransferError;
 use crate::process;
 use crate::rundir::{RunDirError, TRAINING_FILE};
 use crate::view::Live;
@@ -40,6 +43,15 @@ pub enum StageError {
     /// The stage's own folder.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// The database of a labelling project.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of tasks or answers of a labelling project.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// The page of a labelling project.
+    #[error(transparent)]
+    Page(#[from] ServeError),
     /// A model of the hub that can't be had.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -103,6 +115,11 @@ pub trait StageObserver: Send {
 
     /// Something that a person should read.
     fn note(&mut self, text: &str);
+
+    /// Something that a person must read for the stage to go on.
+    fn tell(&mut self, text: &str) {
+        self.note(text);
+    }
 
     /// Something is wrong that stops nothing.
     fn warn(&mut self, text: &str);

@@ -15,6 +15,7 @@ use super::recipe::CorpusConfig;
 use crate::hub;
 
 /// A model that a stage is to start from, before its weights are read.
+#[derive(Clone)]
 pub struct ModelFiles {
     /// Where it lies.
     pub dir: PathBuf,
@@ -109,6 +110,7 @@ impl ModelFiles {
 }
 
 /// A model as a stage starts from it.
+#[derive(Clone)]
 pub struct InputModel {
     /// Its config.
     pub config: Arc<ModelConfig>,

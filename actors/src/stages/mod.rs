@@ -1,16 +1,19 @@
 //! What each command does: the stages of the recipe, as library calls.
 //!
 //! - [`recipe`]: the recipe file. [`run`]: its stages, one after another, in a run directory.
+//!   [`iterate`]: rounds of some of them, each a recipe.
 //! - [`context`]: what every stage is given.
-//! - [`pretrain`], [`sft`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
+//! - [`pretrain`], [`sft`], [`collect`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
 //! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; `outputs`: as they write them;
 //!   [`data_files`]: files with weights.
-//! - [`sampling`], [`labeler`], [`evaluate`]: what reward and PPO stage need around them; `labels_used`: which labels a reward model read.
+//! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; `labels_used`: which labels a reward model read.
 
+pub mod collect;
 pub mod context;
 pub mod data_files;
 pub mod evaluate;
 pub mod inputs;
+pub mod iterate;
 pub mod labeler;
 mod labels_used;
 pub mod memory;

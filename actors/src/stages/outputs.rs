@@ -1,6 +1,10 @@
-//! Models as stages write them.
+//! Models and lines as stages write them.
+
+use std::path::Path;
 
 use collimate_models::arch::{HeadKind, LoraConfig, Weights, save_adapter, save_model};
+use collimate_models::durable::write_file;
+use serde::Serialize;
 
 use super::context::{StageContext, StageError};
 use super::inputs::ModelFiles;
@@ -20,4 +24,14 @@ pub fn save_trained(
         save_adapter(&context.adapter_dir(), &start.config, head, weights, lora, &start.name())?;
     }
     Ok(())
+}
+
+/// Writes records to a file, one a line: all of them, or the file is as it was.
+pub fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> Result<(), StageError> {
+    let mut bytes = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut bytes, record).expect("a record is plain data");
+        bytes.push(b'\n');
+    }
+    Ok(write_file(path, &bytes)?)
 }

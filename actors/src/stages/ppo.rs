@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use collimate_models::arch::{HeadKind, Weights};
+use collimate_models::arch::{HeadKind, Weights, save_model};
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::messages::{RunEvent, RunStatus};
 use collimate_protocol::records::{EvaluatedPolicy, PpoSummary};
@@ -90,6 +90,10 @@ pub fn run(
         None => (*outcome.snapshot.policy).clone(),
     };
     save_trained(context, &parts.files, HeadKind::Language, &weights, config.stage.lora.as_ref())?;
+    if config.stage.save_value_model {
+        save_model(&dir.value_model(), parts.value_config(), HeadKind::Scalar, &outcome.snapshot.value)?;
+        parts.files.tokenizer.save(&dir.value_model())?;
+    }
     if outcome.stopped {
         context.observer.note(&format!(
             "stopped at {} of {} updates; the policy as it is lies in {}, and the same command goes on from here",
@@ -160,7 +164,7 @@ fn run_flow(
             status_file.show(status);
         };
         for change in changes {
-            control.change(*change)?;
+            control.change(change.clone())?;
         }
         loop {
             tokio::select! {
@@ -199,6 +203,11 @@ fn tell(event: &RunEvent, observer: &mut dyn StageObserver) {
         RunEvent::Changed { version, changes } => {
             let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
             observer.note(&format!("changed from the update of {version} on: {}", changes.join(", ")));
+        }
+        RunEvent::Replacing { version, reward_model } => {
+            observer.note(&format!(
+                "{reward_model} gives the scores from the update of {version} on; until then the flow runs dry"
+            ));
         }
         RunEvent::Paused => observer.note("paused"),
         RunEvent::Resumed => observer.note("goes on after a pause"),

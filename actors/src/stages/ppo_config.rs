@@ -43,12 +43,22 @@ pub struct PpoSetup {
     /// The SFT model's directory: where the policy starts, and what it is held near to. Without it, the sft stage's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<PathBuf>,
+    /// The directory of the policy to go on from, where that is not the SFT model itself: a policy that was trained from it
+    /// before. What it is held near to stays the SFT model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PathBuf>,
     /// The reward model's directory: what gives the scores, and where the value model starts. Without it, the reward
     /// stage's. A recipe with `builtin` or `process` may have neither; the value model then starts from the SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<PathBuf>,
     /// In whose tokens the reward model reads: "shared" or "own".
     pub reward_tokens: RewardTokens,
+    /// The directory of the value model to go on from, of an earlier run with save_value_model. Without it, the value
+    /// model starts from the reward model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_model: Option<PathBuf>,
+    /// Writes the value model to `value_model` at the end, for a later run to go on from.
+    pub save_value_model: bool,
     /// Trains adapters alone: policy, reference and value model stand on one SFT model in memory, and so does a reward
     /// model that is an adapter on it. The value model goes on with the reward model's adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,8 +110,11 @@ impl Default for PpoSetup {
         Self {
             preset: None,
             sft: None,
+            policy: None,
             reward_model: None,
             reward_tokens: RewardTokens::default(),
+            value_model: None,
+            save_value_model: false,
             lora: None,
             prompts: None,
             max_prompt_tokens: 0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use collimate_protocol::records::Checkpoint;
+use collimate_protocol::records::{Checkpoint, LedgerState};
 use collimate_protocol::{PolicyVersion, RoleError, SettingChange};
 
 use super::context::StageError;
@@ -30,6 +30,7 @@ pub(super) fn earlier(dir: &StageDir) -> Result<Earlier, StageError> {
     let mut changes = Vec::new();
     if let Some(checkpoint) = &found.checkpoint {
         changes = changes_since(&dir.journal(), checkpoint.version)?;
+        changes.retain(|change| !is_in(&checkpoint.ledger, change));
         if !changes.is_empty() {
             let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
             notes.push(format!("changed anew, as before in updates that are done again: {}", changes.join(", ")));
@@ -50,8 +51,15 @@ fn changes_since(journal: &Path, version: PolicyVersion) -> Result<Vec<SettingCh
     let journal = Journal::read(journal)?;
     let again = journal.updates.iter().filter(|update| update.version >= version);
     let mut last = BTreeMap::new();
-    last.extend(again.flat_map(|update| &update.changes).map(|change| (change.key(), *change)));
+    last.extend(again.flat_map(|update| &update.changes).map(|change| (change.key(), change.clone())));
     Ok(last.into_values().collect())
+}
+
+/// Whether the checkpoint has this reward model already: in use, or to take over where its flow has run dry. Asked for
+/// again, it would be put in its own place later, and the value model would be warmed up twice.
+fn is_in(ledger: &LedgerState, change: &SettingChange) -> bool {
+    let SettingChange::RewardModel(model) = change else { return false };
+    [&ledger.reward_model, &ledger.next_reward_model].into_iter().flatten().any(|since| since.model == *model)
 }
 
 /// A sink around another.
@@ -94,5 +102,24 @@ impl RunSink for Keeper {
         self.checkpoints.save(checkpoint, self.n_kept)?;
         self.sink.checkpoint(checkpoint)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::RewardModelId;
+    use collimate_protocol::records::RewardModelSince;
+
+    use super::*;
+
+    #[test]
+    fn a_reward_model_that_the_checkpoint_has_is_not_asked_for_again() {
+        let id = |dir: &str| RewardModelId { dir: dir.into(), weights: "0".into() };
+        let since = |dir, version| Some(RewardModelSince { model: id(dir), version: PolicyVersion(version) });
+        let ledger =
+            LedgerState { reward_model: since("a", 3), next_reward_model: since("b", 5), ..LedgerState::default() };
+        let is_in = |change| is_in(&ledger, &change);
+        assert!(is_in(SettingChange::RewardModel(id("a"))) && is_in(SettingChange::RewardModel(id("b"))));
+        assert!(!is_in(SettingChange::RewardModel(id("c"))) && !is_in(SettingChange::Lr(0.5)));
     }
 }

@@ -1,5 +1,6 @@
 //! What PPO is made of: models, prompts, text and scores, from the stage's settings.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,15 +13,17 @@ use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::rng;
 use collimate_models::roles::{FrozenReference, OwnTokens, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart};
 use collimate_models::train::LmExample;
-use collimate_protocol::records::Checkpoint;
-use collimate_protocol::roles::{ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, Sampler};
+use collimate_protocol::records::{Checkpoint, PromptText};
+use collimate_protocol::roles::{
+    ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler,
+};
 
 use super::context::{StageContext, StageError};
 use super::inputs::{InputModel, ModelFiles, load_corpus};
 use super::memory::{self, PromptLengths};
-use super::ppo_config::{PpoStageConfig, RewardTokens, RoleDevices};
+use super::ppo_config::{PpoSetup, PpoStageConfig, RewardTokens, RoleDevices};
 use super::ppo_prompts::{Prompts, load_prompts};
-use super::ppo_reward::{NO_REWARD, RewardModel, load_reward_model, make_reward, open_reward_model};
+use super::ppo_reward::{NO_REWARD, OtherRewardModels, RewardModel, load_reward_model, make_reward, open_reward_model};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
 use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};
@@ -34,7 +37,8 @@ pub struct PpoParts {
     pub files: ModelFiles,
     /// The SFT model; a base where the stage trains adapters.
     pub sft: InputModel,
-    /// The policy as it starts: the SFT model, with fresh adapters where the stage trains those.
+    /// The policy as it starts: the SFT model, with fresh adapters where the stage trains those; or one that was trained
+    /// before.
     policy: Weights,
     /// The value model as it starts.
     value: (Arc<ModelConfig>, Weights),
@@ -42,6 +46,8 @@ pub struct PpoParts {
     pub tokenizer: Arc<collimate_models::tokenizer::Tokenizer>,
     /// The reward model, where there is one.
     reward_model: Option<RewardModel>,
+    /// What the prompts of a file say, by their tokens.
+    texts: HashMap<Vec<u32>, PromptText>,
     /// Prompts to sample from.
     pub prompts: Vec<Vec<u32>>,
     /// Prompts that both policies are judged on.
@@ -133,14 +139,18 @@ impl PpoParts {
         let reward_model = match reward_files {
             None => None,
             Some(of_it) => {
-                let tokens = || OwnTokens { tokenizer: of_it.tokenizer.clone(), prompts: texts };
+                let tokens = || OwnTokens { tokenizer: of_it.tokenizer.clone(), prompts: texts.clone() };
                 Some(load_reward_model(&of_it, &files, &sft, lora, reads_own.then(tokens).map(Arc::new))?)
             }
         };
-        let policy = start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?;
-        let (value_config, value) = match &reward_model {
-            Some(RewardModel { config, weights, own_tokens: None }) => (config.clone(), weights.clone()),
-            _ => {
+        let policy = match &config.stage.policy {
+            None => start(&sft.config, HeadKind::Language, &sft.weights, lora, context.seed)?,
+            Some(dir) => go_on_from(dir, HeadKind::Language, "ppo.policy", &files, &sft, lora)?.1,
+        };
+        let (value_config, value) = match (&config.stage.value_model, &reward_model) {
+            (Some(dir), _) => go_on_from(dir, HeadKind::Scalar, "ppo.value_model", &files, &sft, lora)?,
+            (None, Some(RewardModel { config, weights, own_tokens: None })) => (config.clone(), weights.clone()),
+            (None, _) => {
                 let mut rng = rng::for_purpose(context.seed, "scalar head");
                 (sft.config.clone(), scalar_from_language(&sft.config, &sft.weights, &mut rng)?)
             }
@@ -155,6 +165,7 @@ impl PpoParts {
             value,
             tokenizer,
             reward_model,
+            texts,
             prompts,
             heldout_prompts,
             heldout_text,
@@ -176,6 +187,27 @@ impl PpoParts {
     pub fn reference(&self, config: &PpoStageConfig) -> Result<FrozenReference, StageError> {
         let weights = self.sft.weights.to_device(&self.devices.reference)?;
         Ok(FrozenReference::new(&self.sft.config, &weights, config.objective.temperature as f32)?)
+    }
+
+    /// The value model's shape.
+    pub fn value_config(&self) -> &Arc<ModelConfig> {
+        &self.value.0
+    }
+
+    /// What reads reward models that take the place of the first; `None` where the scores come from something else.
+    pub fn reward_models(&self, config: &PpoStageConfig) -> Option<Arc<dyn RewardModels>> {
+        let PpoSetup { builtin, process, lora, reward_tokens, .. } = &config.stage;
+        if self.reward_model.is_none() || builtin.is_some() || process.is_some() {
+            return None;
+        }
+        Some(Arc::new(OtherRewardModels {
+            sft_files: self.files.clone(),
+            sft: self.sft.clone(),
+            lora: lora.clone(),
+            tokens: *reward_tokens,
+            texts: self.texts.clone(),
+            device: self.devices.reward_model.clone(),
+        }))
     }
 
     /// What gives the scores: each call makes another.
@@ -255,6 +287,7 @@ impl PpoParts {
             samplers: devices.map(sampler).collect(),
             references: references.collect(),
             rewards: rewards.collect(),
+            reward_models: self.reward_models(config),
             detokenizer: self.tokenizer.clone(),
             experience_maker,
             pretrain,
@@ -315,5 +348,41 @@ fn start(
             Ok(weights.adapted(config, head, lora, &mut rng::for_purpose(seed, &purpose))?)
         }
         _ => Ok(weights.clone()),
+    }
+}
+
+/// A model that an earlier run has trained, to be trained on: by adapters, if it is one on the SFT model.
+fn go_on_from(
+    dir: &Path,
+    head: HeadKind,
+    key: &str,
+    sft_files: &ModelFiles,
+    sft: &InputModel,
+    lora: Option<&LoraConfig>,
+) -> Result<(Arc<ModelConfig>, Weights), StageError> {
+    let files = ModelFiles::open(dir, head)?;
+    let (this, other) = (sft_files.dir.display().to_string(), dir.display().to_string());
+    sft_files.tokenizer.require_same(&this, &files.tokenizer, &other)?;
+    if head == HeadKind::Language && files.config != sft_files.config {
+        return Err(StageError::Setting(format!(
+            "{key} is {other}, a model of another shape than the SFT model in {this}: its config.json differs"
+        )));
+    }
+    if lora.is_none() {
+        let model = files.load(sft.weights.device())?;
+        return Ok((model.config, model.weights));
+    }
+    let on_sft = if files.stands_on(sft_files) { sft.with_adapters_of(&files)? } else { None };
+    match (on_sft, head) {
+        (Some(weights), _) => Ok((sft.config.clone(), weights)),
+        (None, HeadKind::Language) => Err(StageError::Setting(format!(
+            "{key} is {other}, but with [ppo.lora] it must be an adapter on the SFT model in {this}: name the folder \
+             `adapter` beside the model"
+        ))),
+        // Whole, with the adapters that it was trained by in it: a base of its own, for new ones.
+        (None, HeadKind::Scalar) => {
+            let model = files.load(sft.weights.device())?.into_base()?;
+            Ok((model.config, model.weights))
+        }
     }
 }

@@ -1,16 +1,20 @@
-//! What gives PPO its scores: a reward model, a built-in function, a process.
+//! What gives PPO its scores: a reward model, which may be replaced while PPO runs, a built-in function, a process.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::roles::{OwnTokens, RetokenizingScorer, RewardModelScorer};
-use collimate_protocol::roles::RewardFunction;
+use collimate_protocol::records::PromptText;
+use collimate_protocol::roles::{RewardFunction, RewardModels, Unmendable};
+use collimate_protocol::{RewardModelId, RoleError};
 
 use super::context::StageError;
 use super::inputs::{InputModel, ModelFiles};
-use super::ppo_config::PpoStageConfig;
+use super::ppo_config::{PpoStageConfig, RewardTokens};
+use crate::hub;
 use crate::rewards::SubprocessReward;
 
 /// A reward model as it scores.
@@ -41,12 +45,19 @@ pub fn make_reward(
         let process = SubprocessReward::start(process).map_err(|error| StageError::Role(error.into()))?;
         return Ok(Box::new(process));
     }
-    let RewardModel { config, weights, own_tokens } = model.ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
-    let weights = weights.to_device(device)?;
-    Ok(match own_tokens {
-        None => Box::new(RewardModelScorer::new(config, &weights)?),
-        Some(tokens) => Box::new(RetokenizingScorer::new(config, &weights, tokens.clone())?),
-    })
+    model.ok_or_else(|| StageError::Setting(NO_REWARD.into()))?.scorer(device)
+}
+
+impl RewardModel {
+    /// As what gives the scores.
+    fn scorer(&self, device: &Device) -> Result<Box<dyn RewardFunction>, StageError> {
+        let Self { config, weights, own_tokens } = self;
+        let weights = weights.to_device(device)?;
+        Ok(match own_tokens {
+            None => Box::new(RewardModelScorer::new(config, &weights)?),
+            Some(tokens) => Box::new(RetokenizingScorer::new(config, &weights, tokens.clone())?),
+        })
+    }
 }
 
 /// Config and tokenizer of the reward model, which must be the policy's tokenizer unless it reads tokens of its own.
@@ -82,4 +93,54 @@ pub fn load_reward_model(
         model = model.into_base()?;
     }
     Ok(RewardModel { config: model.config, weights: model.weights, own_tokens })
+}
+
+/// Reads reward models to take the place of the one that PPO began with.
+pub struct OtherRewardModels {
+    /// The SFT model, whose tokenizer they share unless they read tokens of their own.
+    pub sft_files: ModelFiles,
+    /// Its weights, on which those stand that are adapters on it.
+    pub sft: InputModel,
+    /// Where PPO trains adapters.
+    pub lora: Option<LoraConfig>,
+    /// In whose tokens they read.
+    pub tokens: RewardTokens,
+    /// What the prompts of a file say, by their tokens.
+    pub texts: HashMap<Vec<u32>, PromptText>,
+    /// Where they compute.
+    pub device: Device,
+}
+
+impl OtherRewardModels {
+    /// What gives the scores, and the hash of its weights.
+    fn read(&self, dir: &Path) -> Result<(Box<dyn RewardFunction>, String), StageError> {
+        let reads_own = self.tokens == RewardTokens::Own;
+        let files = open_reward_model(dir, &self.sft_files, reads_own)?;
+        let tokens = || OwnTokens { tokenizer: files.tokenizer.clone(), prompts: self.texts.clone() };
+        let tokens = reads_own.then(tokens).map(Arc::new);
+        let model = load_reward_model(&files, &self.sft_files, &self.sft, self.lora.as_ref(), tokens)?;
+        Ok((model.scorer(&self.device)?, model.weights.digest()?))
+    }
+}
+
+impl RewardModels for OtherRewardModels {
+    fn identify(&self, dir: &Path) -> Result<RewardModelId, RoleError> {
+        let dir = if hub::is_hub_name(dir) { dir.to_owned() } else { std::path::absolute(dir)? };
+        let (_, weights) = self.read(&dir)?;
+        Ok(RewardModelId { dir, weights })
+    }
+
+    fn load(&self, model: &RewardModelId) -> Result<Box<dyn RewardFunction>, RoleError> {
+        let (scorer, weights) = self.read(&model.dir)?;
+        if weights != model.weights {
+            let other = format!(
+                "the reward model in {} is another one now: its weights are {weights}, and the run took those of {}",
+                model.dir.display(),
+                model.weights
+            );
+            // However often it is read again.
+            return Err(Unmendable(other.into()).into());
+        }
+        Ok(scorer)
+    }
 }

@@ -6,6 +6,8 @@ use collimate_models::arch::Precision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::collect::config::CollectConfig;
+use super::iterate::IterateConfig;
 use super::ppo_config::PpoStageConfig;
 use super::pretrain::PretrainConfig;
 use super::reward::RewardConfig;
@@ -33,12 +35,18 @@ pub struct Recipe {
     /// Base model and demonstrations to SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftConfig>,
+    /// A policy's responses to comparisons of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collect: Option<CollectConfig>,
     /// SFT model and comparisons to reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardConfig>,
     /// SFT model and reward model to aligned policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ppo: Option<PpoStageConfig>,
+    /// Rounds of collect, reward and ppo: for `collimate iterate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iterate: Option<IterateConfig>,
 }
 
 /// A device by candle's name: `cpu`, or `cuda:N` in a build with the `cuda` feature.
@@ -92,6 +100,16 @@ impl Recipe {
             sft.base.iter_mut().for_each(resolve);
             sft.demonstrations.iter_mut().for_each(|files| files.paths_mut().for_each(resolve));
         }
+        if let Some(collect) = &mut self.collect {
+            [&mut collect.policy, &mut collect.prompts].into_iter().flatten().for_each(resolve);
+            collect.earlier.iter_mut().for_each(resolve);
+            if let Some(gold) = &mut collect.gold {
+                gold.resolve_paths(base);
+            }
+            if let Some(page) = &mut collect.page {
+                page.db.iter_mut().chain(&mut page.label.screening).for_each(resolve);
+            }
+        }
         if let Some(reward) = &mut self.reward {
             [&mut reward.sft, &mut reward.comparisons, &mut reward.demonstrations]
                 .into_iter()
@@ -103,7 +121,10 @@ impl Recipe {
         }
         if let Some(ppo) = &mut self.ppo {
             let stage = &mut ppo.stage;
-            [&mut stage.sft, &mut stage.reward_model, &mut stage.prompts].into_iter().flatten().for_each(resolve);
+            [&mut stage.sft, &mut stage.policy, &mut stage.reward_model, &mut stage.value_model, &mut stage.prompts]
+                .into_iter()
+                .flatten()
+                .for_each(resolve);
             for function in [&mut stage.gold, &mut stage.builtin].into_iter().flatten() {
                 function.resolve_paths(base);
             }

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use collimate_protocol::PolicyVersion;
+use collimate_protocol::{PolicyVersion, SettingChange};
 use serde::Serialize;
 
 use super::context::{StageContext, StageError, StageObserver, StopFlag};
 use super::ppo_parts::PpoParts;
+use super::ppo_reward::NO_REWARD;
 use super::recipe::Recipe;
 use super::run::input_models;
 use crate::device;
@@ -81,6 +82,15 @@ pub fn run(
     let is_wanted = |version: PolicyVersion| version >= from && range.until.is_none_or(|until| version < until);
     let updates: Vec<_> = journal.updates.iter().filter(|update| is_wanted(update.version)).collect();
     let mut replayed = Replayed { from, until: from, n_rollouts: 0, n_torn: journal.n_torn, elapsed_s: 0.0 };
+    let named = updates.iter().flat_map(|update| &update.changes).filter_map(|change| match change {
+        SettingChange::RewardModel(model) => Some(model),
+        _ => None,
+    });
+    // That another one lies there now is better known before an hour's replay than after it.
+    for model in named.filter(|_| config.stage.process.is_none()) {
+        let models = parts.reward_models(config).ok_or_else(|| StageError::Setting(NO_REWARD.into()))?;
+        models.load(model).map_err(StageError::Role)?;
+    }
     context.observer.phase("replay", updates.len() as u64);
     for (idx, update) in updates.iter().enumerate() {
         if stop.is_stopped() {

@@ -1,6 +1,5 @@
 //! `reward`: SFT model and comparisons to reward model.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,29 +7,26 @@ use serde::{Deserialize, Serialize};
 
 use collimate_models::arch::{HeadKind, LoraConfig, scalar_from_language};
 use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
-use collimate_models::data::corpus::{Split, split_by_index};
+use collimate_models::data::corpus::split_by_index;
 use collimate_models::data::demonstrations::stream_examples;
 use collimate_models::data::limit::{Fitted, LengthCounts, LengthLimit, TooLong};
-use collimate_models::generate::SamplingParams;
 use collimate_models::reward::BuiltinReward;
 use collimate_models::rng;
 use collimate_models::train::{OptimConfig, RankedResponses, RewardTrainer, pair_accuracy, shuffled_minibatches};
-use collimate_protocol::records::{Comparison, RewardSummary};
-use collimate_protocol::roles::RewardRequest;
+use collimate_protocol::records::RewardSummary;
 
 use super::context::{StageContext, StageError};
-use super::inputs::{ModelFiles, load_corpus};
+use super::inputs::ModelFiles;
+use super::labeler::{self, Asked};
+use super::labels_used;
 use super::memory;
-use super::outputs::save_trained;
+use super::outputs::{save_trained, write_lines};
 use super::recipe::CorpusConfig;
 use super::sft_data::cut;
 use super::training_file::TrainingFile;
-use super::{labeler, labels_used, sampling};
 
 /// Demonstrations whose mean score is shifted to 0.
 const N_BIAS_DEMONSTRATIONS: usize = 512;
-/// Samples to rank that are in work at once.
-const N_SLOTS: usize = 64;
 /// Where the rankings of simulated labelers are written, in the stage's folder.
 pub const COMPARISONS_FILE: &str = "comparisons.jsonl";
 
@@ -42,10 +38,11 @@ pub struct RewardConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<PathBuf>,
     /// A file of comparisons: rankings, preferences or scored responses; `collimate data check` tells what it may hold.
-    /// Give this or `labeler`.
+    /// Give this or `labeler`, or a `collect` table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparisons: Option<PathBuf>,
-    /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`.
+    /// Labelers simulated by a gold scorer, who rank samples of the SFT model. Give this or `comparisons`, or a
+    /// `collect` table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labeler: Option<LabelerConfig>,
     /// A file of demonstrations, whose mean score the bias shifts to 0. Without it, they are cut from the corpus.
@@ -127,7 +124,7 @@ pub fn run(
         (Some(path), None) => path.clone(),
         (None, Some(labeler)) => label(labeler, &files, corpus, context)?,
         _ => {
-            return Err(StageError::Setting("[reward] needs either `comparisons` or a [reward.labeler] table".into()));
+            return Err(StageError::Setting("[reward] needs comparisons from one place: a [collect] table, `comparisons` or a [reward.labeler] table".into()));
         }
     };
     let records = read_comparisons(&comparisons_path)?;
@@ -244,52 +241,19 @@ fn label(
         // Of an earlier attempt, which was training already.
         return Ok(path);
     }
-    if !(2..=9).contains(&config.k) {
-        return Err(StageError::Setting(format!("reward.labeler.k is {}, expected 2 to 9", config.k)));
-    }
-    let mut gold = config.gold.build()?;
-    let cut = load_corpus(corpus, &sft.tokenizer, "[reward.labeler]")?;
-    let lengths = corpus.cloned().unwrap_or_default();
-    let mut prompts: Vec<Vec<u32>> = cut
-        .continuations(Split::Train, lengths.prompt_tokens, lengths.response_tokens)
-        .into_iter()
-        .map(|continuation| continuation.prompt)
-        .collect();
-    if prompts.len() < config.n_prompts {
-        return Err(StageError::Setting(format!(
-            "reward.labeler.n_prompts is {}, but the corpus gives only {} prompts",
-            config.n_prompts,
-            prompts.len()
-        )));
-    }
-    let mut rng = rng::for_purpose(context.seed, "prompts to label");
-    rng::shuffle(&mut prompts, &mut rng);
-    prompts.truncate(config.n_prompts);
-
-    let params = SamplingParams {
-        temperature: config.temperature as f32,
+    let asked = Asked {
+        table: "reward.labeler",
+        n_prompts: config.n_prompts,
+        k: config.k,
         max_new_tokens: config.max_new_tokens,
-        ..SamplingParams::default()
+        temperature: config.temperature,
     };
+    asked.check()?;
+    let mut gold = config.gold.build()?;
+    let prompts = asked.pick(asked.prompts_of_corpus(corpus, &sft.tokenizer)?, context.seed)?;
     let weights = sft.load(&context.device, context.precision)?.weights;
-    let (mut sampler, snapshot) = sampling::policy_sampler(&sft.config, &weights, N_SLOTS, params, context.seed)?;
-    let ticketed = sampling::ticketed(&prompts, config.k as u32);
-    context.observer.phase("samples to rank", ticketed.len() as u64);
-    let observer = &mut *context.observer;
-    let rollouts = sampling::sample_all(&mut sampler, &snapshot, ticketed, |n_done| observer.step(n_done as u64, &[]))?;
-    context.check_stop()?;
-    let requests =
-        rollouts.iter().map(|rollout| RewardRequest::of(rollout, &sft.tokenizer)).collect::<Result<Vec<_>, _>>()?;
+    let requests = asked.sample(&prompts, (&sft.config, &weights), &sft.tokenizer, context)?;
     let comparisons = labeler::rank(gold.as_mut(), &requests, config.k)?;
-    write_comparisons(&path, &comparisons)?;
+    write_lines(&path, &comparisons)?;
     Ok(path)
-}
-
-fn write_comparisons(path: &Path, comparisons: &[Comparison]) -> Result<(), StageError> {
-    let mut bytes = Vec::new();
-    for comparison in comparisons {
-        serde_json::to_writer(&mut bytes, comparison).expect("a comparison is plain data");
-        bytes.write_all(b"\n").expect("a Vec takes everything");
-    }
-    Ok(collimate_models::durable::write_file(path, &bytes)?)
 }

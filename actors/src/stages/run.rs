@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::context::{StageContext, StageError, StopFlag};
 use super::recipe::Recipe;
-use super::{ppo, pretrain, reward, sft};
+use super::reward::RewardConfig;
+use super::{collect, ppo, pretrain, reward, sft};
 use crate::observe::ppo_recorder::PpoRecorderParts;
 use crate::observe::{Console, ConsoleEvent, PpoRecorder, StageRecorder};
 use crate::rundir::{Recorded, RunDir, RunDirError, Stage, StageDir, StageMarker, summary};
@@ -29,6 +30,14 @@ pub enum RunFailure {
         /// With what.
         source: StageError,
     },
+    /// A round of `collimate iterate`.
+    #[error("round {round}: {source}")]
+    Round {
+        /// Which, from 1.
+        round: usize,
+        /// With what.
+        source: Box<RunFailure>,
+    },
     /// The run directory itself.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -40,7 +49,11 @@ pub enum RunFailure {
 impl RunFailure {
     /// Whether the run did not fail but was told to stop.
     pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Stage { source: StageError::Stopped, .. })
+        match self {
+            Self::Stage { source, .. } => matches!(source, StageError::Stopped),
+            Self::Round { source, .. } => source.is_stopped(),
+            Self::RunDir(_) | Self::Recipe(_) => false,
+        }
     }
 }
 
@@ -53,10 +66,15 @@ pub fn run(
     live: &Live,
     stop: &StopFlag,
 ) -> Result<Summary, RunFailure> {
+    if recipe.iterate.is_some() {
+        return Err(RunFailure::Recipe(
+            "the recipe has an [iterate] table, so its stages are done in rounds: run it by `collimate iterate`".into(),
+        ));
+    }
     let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lists(recipe, *stage)).collect();
     if stages.is_empty() {
         return Err(RunFailure::Recipe(
-            "the recipe lists no stage; give it a [pretrain], [sft], [reward] or [ppo] table".into(),
+            "the recipe lists no stage; give it a [pretrain], [sft], [collect], [reward] or [ppo] table".into(),
         ));
     }
     if let Some(only) = only.filter(|only| !stages.contains(only)) {
@@ -80,6 +98,7 @@ fn lists(recipe: &Recipe, stage: Stage) -> bool {
     match stage {
         Stage::Pretrain => recipe.pretrain.is_some(),
         Stage::Sft => recipe.sft.is_some(),
+        Stage::Collect => recipe.collect.is_some(),
         Stage::Reward => recipe.reward.is_some(),
         Stage::Ppo => recipe.ppo.is_some(),
     }
@@ -108,9 +127,16 @@ impl Runner<'_> {
                 let base = input(recipe, self.dir, config.base.as_deref(), "sft.base", Stage::Pretrain).map_err(at)?;
                 self.complete(stage, config, |context, _| sft::run(config, &base, corpus, context))
             }
+            Stage::Collect => {
+                let Some(config) = &recipe.collect else { return Ok(()) };
+                let policy = input(recipe, self.dir, config.policy.as_deref(), "collect.policy", Stage::Sft);
+                let policy = policy.map_err(at)?;
+                self.complete(stage, config, |context, _| collect::run(config, &policy, corpus, context))
+            }
             Stage::Reward => {
                 let Some(config) = &recipe.reward else { return Ok(()) };
                 let sft = input(recipe, self.dir, config.sft.as_deref(), "reward.sft", Stage::Sft).map_err(at)?;
+                let config = &self.with_collected(config).map_err(at)?;
                 self.complete(stage, config, |context, _| reward::run(config, &sft, corpus, context))
             }
             Stage::Ppo => {
@@ -133,6 +159,19 @@ impl Runner<'_> {
                     })
                 })
             }
+        }
+    }
+
+    /// The reward stage's settings, with the comparisons of the collect stage where the recipe has one.
+    fn with_collected(&self, config: &RewardConfig) -> Result<RewardConfig, StageError> {
+        let collected = self.dir.stage(Stage::Collect);
+        match lists(self.recipe, Stage::Collect) {
+            false => Ok(config.clone()),
+            true if config.comparisons.is_some() || config.labeler.is_some() => Err(StageError::Setting(
+                "[reward] has comparisons of its own, and the recipe has a [collect] table: keep one of them".into(),
+            )),
+            true if !collected.marker().exists() => Err(incomplete(&collected, Stage::Collect)),
+            true => Ok(RewardConfig { comparisons: Some(collected.comparisons()), ..config.clone() }),
         }
     }
 
@@ -221,12 +260,17 @@ fn input(recipe: &Recipe, dir: &RunDir, named: Option<&Path>, key: &str, before:
     }
     let folder = dir.stage(before);
     if !folder.marker().exists() {
-        return Err(StageError::Setting(format!(
-            "{} is not complete: run `collimate {name}` with this recipe first, or `collimate run`",
-            folder.path().display()
-        )));
+        return Err(incomplete(&folder, before));
     }
     Ok(folder.model())
+}
+
+fn incomplete(folder: &StageDir, stage: Stage) -> StageError {
+    StageError::Setting(format!(
+        "{} is not complete: run `collimate {}` with this recipe first, or `collimate run`",
+        folder.path().display(),
+        stage.name()
+    ))
 }
 
 fn json_of<T: Serialize>(value: &T, folder: &StageDir) -> Result<serde_json::Value, RunDirError> {

@@ -1,6 +1,7 @@
 //! What may be asked of a run from its page. Each request reaches the run's supervisor as a command; what comes of it is
 //! told as an event, and what changes the training is in the journal.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -38,7 +39,7 @@ impl NewSettings {
         if changes.is_empty() {
             return Err("nothing is to change; expected `kl_coef`, `lr` or `value_lr`".to_owned());
         }
-        match changes.iter().find_map(|change| change.problem()) {
+        match changes.iter().find_map(SettingChange::problem) {
             Some(problem) => Err(problem),
             None => Ok(changes),
         }
@@ -71,6 +72,30 @@ pub async fn command(
         _ => return Err(ApiError::new(StatusCode::NOT_FOUND, "there is no such command: pause, resume, checkpoint")),
     }
     Ok(accepted())
+}
+
+/// The reward model that is to give the scores.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRewardModel {
+    /// Its directory on the machine that the run is on, or its name on the hub.
+    pub dir: PathBuf,
+}
+
+/// `POST /api/reward-model`.
+pub async fn replace_reward_model(
+    State(shared): State<Arc<Shared>>,
+    ApiJson(NewRewardModel { dir }): ApiJson<NewRewardModel>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    if dir.as_os_str().is_empty() {
+        return Err(ApiError::invalid("`dir` is empty, expected the directory of a reward model"));
+    }
+    let run = run(&shared)?;
+    // It reads the model.
+    let replaced = tokio::task::spawn_blocking(move || run.replace_reward_model(&dir)).await;
+    let replaced = replaced.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let model = replaced.map_err(|error| ApiError::invalid(error.to_string()))?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "accepted": true, "reward_model": model }))))
 }
 
 /// `POST /api/settings`.

@@ -152,13 +152,13 @@ mod tests {
         for stage in Stage::ALL {
             known.tell(Message::Stage { stage });
         }
-        assert_eq!(known.last_id(), 4);
-        let missed = known.since(2).unwrap();
-        assert_eq!(missed, [(3, Message::Stage { stage: Stage::Reward }), (4, Message::Stage { stage: Stage::Ppo })]);
-        assert_eq!(known.since(4), Some(Vec::new()));
-        assert_eq!(known.since(5), None, "no message of this hub");
+        assert_eq!(known.last_id(), 5);
+        let missed = known.since(3).unwrap();
+        assert_eq!(missed, [(4, Message::Stage { stage: Stage::Reward }), (5, Message::Stage { stage: Stage::Ppo })]);
+        assert_eq!(known.since(5), Some(Vec::new()));
+        assert_eq!(known.since(6), None, "no message of this hub");
         (0..N_KEPT).for_each(|_| known.tell(Message::Reset));
-        assert_eq!(known.since(3), None);
-        assert_eq!(known.since(4).unwrap().len(), N_KEPT);
+        assert_eq!(known.since(4), None);
+        assert_eq!(known.since(5).unwrap().len(), N_KEPT);
     }
 }

@@ -19,6 +19,7 @@ use crate::config;
 use crate::rundir::rollout_index::RolloutPage;
 use crate::rundir::{RolloutIndex, RolloutQuery, RunDir, RunDirError, Stage};
 use crate::stages::recipe::Recipe;
+use crate::stages::run::input_models;
 use crate::web::{ApiError, ApiJson, ApiQuery, Asset, Assets, SHARED, Token};
 
 const PAGE: Assets = Assets(&[
@@ -53,6 +54,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/events", get(events))
         .route("/api/control/{command}", post(control::command))
         .route("/api/settings", post(control::change))
+        .route("/api/reward-model", post(control::replace_reward_model))
         .route_layer(middleware::from_fn_with_state(shared.clone(), wants_token));
     PAGE.routes().merge(SHARED.routes()).route("/api/login", post(login)).merge(guarded).with_state(shared)
 }
@@ -109,8 +111,13 @@ async fn run(State(shared): State<Arc<Shared>>) -> Json<Value> {
 fn settings(shared: &Shared) -> Value {
     let recipe: Option<Recipe> =
         RunDir::existing(&shared.root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
+    let reward_model = recipe.as_ref().zip(RunDir::existing(&shared.root).ok()).and_then(|(recipe, dir)| {
+        // Where something else gives the scores there is none to show.
+        input_models(recipe, &dir).ok().and_then(|(_, reward_model)| reward_model)
+    });
     let Some(ppo) = recipe.and_then(|recipe| recipe.ppo) else { return Value::Null };
     json!({
+        "reward_model": reward_model,
         "kl_coef": ppo.objective.kl_coef,
         "lr": ppo.objective.lr,
         "value_lr": ppo.objective.value_lr,

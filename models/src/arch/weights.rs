@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::config::ModelConfig;
 use super::lora::{LoraTensors, OnBase, is_adapter_of};
@@ -157,6 +158,19 @@ impl Weights {
             on: self.on.as_ref().map(|on| on.to_device(device)).transpose()?,
             precision: self.precision,
         })
+    }
+
+    /// A hash of names, shapes and own numbers (XXH3, 128 bits, hexadecimal): the same for the same weights, however
+    /// their files are cut.
+    pub fn digest(&self) -> Result<String> {
+        let mut hash = Xxh3::new();
+        for (name, tensor) in &self.tensors {
+            hash.update(name.as_bytes());
+            tensor.dims().iter().for_each(|dim| hash.update(&(*dim as u64).to_le_bytes()));
+            let numbers = tensor.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+            hash.update(bytemuck::cast_slice(&numbers));
+        }
+        Ok(format!("{:032x}", hash.digest128()))
     }
 
     /// Whether every own number is finite.

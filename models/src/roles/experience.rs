@@ -138,6 +138,8 @@ impl ExperienceMaker<Weights> for PpoExperienceMaker {
     fn change(&mut self, change: SettingChange) -> std::result::Result<(), RoleError> {
         match change {
             SettingChange::KlCoef(kl_coef) => self.kl_controller.set_kl_coef(kl_coef),
+            // Another scale: what was learned of the old one's scores says nothing of the new one's.
+            SettingChange::RewardModel(_) => self.score_normalizer = ScoreNormalizer::default(),
             SettingChange::Lr(_) | SettingChange::ValueLr(_) => {}
         }
         Ok(())

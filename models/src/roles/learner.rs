@@ -61,6 +61,8 @@ pub struct PpoLearner {
     value_model: ScalarModel,
     value: Training,
     value_schedule: Schedule,
+    /// Updates to come in which the value model alone learns.
+    n_value_warmup: u64,
     version: PolicyVersion,
     /// Minibatches so far, skipped ones included: where the schedules stand.
     n_minibatches: u64,
@@ -106,6 +108,7 @@ impl PpoLearner {
             value_model: value.scalar_model(start.value_config, config.gradient_checkpointing)?,
             value,
             value_schedule: schedule(config.value_lr),
+            n_value_warmup: config.value_warmup_updates,
             version: PolicyVersion(0),
             n_minibatches: 0,
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
@@ -146,6 +149,7 @@ impl PpoLearner {
             }
         }
         self.version = self.version.next();
+        self.n_value_warmup = self.n_value_warmup.saturating_sub(1);
         Ok(stats.metrics(batch))
     }
 
@@ -233,7 +237,8 @@ impl PpoLearner {
         };
         self.accumulate(rollouts, text, &mut step)?;
         // Without any response token there is nothing to learn from a model's rollouts, so it takes no step.
-        let (policy_learns, value_learns) = (step.n_tokens + step.n_ptx_tokens > 0, step.n_tokens > 0);
+        let policy_learns = self.n_value_warmup == 0 && step.n_tokens + step.n_ptx_tokens > 0;
+        let value_learns = step.n_tokens > 0;
         if policy_learns {
             step.policy_grad_norm = self.policy.grad_norm()?;
         }
@@ -318,6 +323,8 @@ impl Trainer<Weights> for PpoLearner {
         match change {
             SettingChange::Lr(lr) => self.policy_schedule.peak = lr,
             SettingChange::ValueLr(lr) => self.value_schedule.peak = lr,
+            // The values are of the old one's scores.
+            SettingChange::RewardModel(_) => self.n_value_warmup = self.config.value_warmup_updates,
             SettingChange::KlCoef(_) => {}
         }
         Ok(())

@@ -87,6 +87,8 @@ pub struct PpoConfig {
     pub lr_schedule: LrSchedule,
     /// Updates over which both learning rates rise, from a tenth of their highest.
     pub warmup_updates: u64,
+    /// Updates in which the value model alone learns: at the start, and again after the reward model was replaced.
+    pub value_warmup_updates: u64,
     /// Global norm to which the gradient of each model is clipped; 0 turns this off.
     pub max_grad_norm: f64,
     /// Adam's decay of the gradient's mean.
@@ -157,6 +159,7 @@ impl Preset {
                 value_lr: 9e-6,
                 lr_schedule: LrSchedule::Constant,
                 warmup_updates: 10,
+                value_warmup_updates: 0,
                 max_grad_norm: 1.0,
                 adam_beta1: 0.9,
                 adam_beta2: 0.95,

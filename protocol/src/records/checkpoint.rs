@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::RewardModelId;
 use crate::ids::PolicyVersion;
 use crate::ticket::{Ticket, TicketCounts};
 
@@ -16,12 +17,28 @@ pub struct LedgerState {
     /// Tickets that have not ended, in order of id: a run that goes on from here issues each again, with the same
     /// sampling seed.
     pub open: Vec<Ticket>,
+    /// The reward model, where it is not the one that the run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<RewardModelSince>,
+    /// The one that is to follow, where the flow was running dry for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_reward_model: Option<RewardModelSince>,
+}
+
+/// A reward model that was put in the place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardModelSince {
+    /// Which.
+    pub model: RewardModelId,
+    /// The version that the first update on its scores starts from: nothing is in flight there.
+    pub version: PolicyVersion,
 }
 
 impl LedgerState {
     /// What is wrong with it, if anything is.
     pub fn problem(&self) -> Option<String> {
-        let Self { counts, open } = self;
+        let Self { counts, open, .. } = self;
         if !counts.is_conserved() {
             return Some(format!("issued = trained + dropped + in flight does not hold: {counts:?}"));
         }

@@ -9,7 +9,7 @@ mod summary;
 mod update;
 mod work;
 
-pub use checkpoint::{Checkpoint, LedgerState};
+pub use checkpoint::{Checkpoint, LedgerState, RewardModelSince};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
 pub use feedback::{
     Answer, LabelTask, LabelUse, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin, Provenance,
@@ -18,7 +18,8 @@ pub use feedback::{
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use rollout::{EvaluatedPolicy, EvaluationRecord, RolloutRecord, TokenDetail};
 pub use summary::{
-    Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary, Summary,
+    CollectSummary, Estimate, PolicyEvaluation, PpoSummary, PretrainSummary, RewardSummary, SampleRecord, SftSummary,
+    Summary,
 };
 pub use update::{BatchMetrics, FlowMetrics, QueueDepth, Spread, TrainMetrics, UpdateMetrics};
 pub use work::{WorkLine, WorkSums};

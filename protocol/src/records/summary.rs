@@ -45,12 +45,18 @@ pub struct Summary {
     /// Demonstrations to SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftSummary>,
+    /// A policy's responses to comparisons of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collect: Option<CollectSummary>,
     /// Comparisons to reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardSummary>,
     /// SFT model to aligned policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ppo: Option<PpoSummary>,
+    /// The rounds of `collimate iterate`, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<Summary>,
 }
 
 /// What pretraining came to.
@@ -75,6 +81,21 @@ pub struct SftSummary {
     pub heldout_nll: f64,
     /// Demonstrations trained on.
     pub n_demonstrations: usize,
+    /// Seconds it took.
+    pub elapsed_s: f64,
+}
+
+/// What the collect stage came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CollectSummary {
+    /// Responses to each prompt.
+    pub k: usize,
+    /// Prompts that were put to labelers.
+    pub n_prompts: usize,
+    /// Rankings of this stage.
+    pub n_new: usize,
+    /// Comparisons in all, with earlier ones.
+    pub n_comparisons: usize,
     /// Seconds it took.
     pub elapsed_s: f64,
 }

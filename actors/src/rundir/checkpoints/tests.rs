@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use collimate_protocol::{PromptId, Ticket, TicketCounts, TicketId};
+use collimate_protocol::records::RewardModelSince;
+use collimate_protocol::{PromptId, RewardModelId, Ticket, TicketCounts, TicketId};
 use proptest::prelude::*;
 
 use super::*;
@@ -15,9 +16,15 @@ fn checkpoint(version: u64) -> Checkpoint {
         dropped_by_reason: BTreeMap::from([(collimate_protocol::DropReason::TooStale, 1)]),
         in_flight: 1,
     };
+    let since = |dir: &str, version| RewardModelSince {
+        model: RewardModelId { dir: dir.into(), weights: "0f".into() },
+        version: PolicyVersion(version),
+    };
+    let reward_model = (version > 2).then(|| since("a", 2));
+    let next_reward_model = (version > 4).then(|| since("b", version + 1));
     Checkpoint {
         version: PolicyVersion(version),
-        ledger: LedgerState { counts, open },
+        ledger: LedgerState { counts, open, reward_model, next_reward_model },
         checksum: u64::MAX - version,
         trainer: (0..200u8).map(|byte| byte.wrapping_mul(version as u8 + 3)).collect(),
         experience_maker: Some(br#"{"kl":0.1}"#.to_vec()),

@@ -1,5 +1,5 @@
 use collimate_protocol::records::{JournaledRollout, VersionRun};
-use collimate_protocol::{FinishReason, PromptId, SettingChange, Ticket, TicketCounts, TicketId};
+use collimate_protocol::{FinishReason, PromptId, RewardModelId, SettingChange, Ticket, TicketCounts, TicketId};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,7 +18,11 @@ fn update(version: u64, n_rollouts: u64) -> JournaledUpdate {
         score: 0.25,
     };
     JournaledUpdate {
-        changes: vec![SettingChange::Lr(0.5); (version % 2) as usize],
+        changes: match version % 3 {
+            1 => vec![SettingChange::Lr(0.5)],
+            2 => vec![SettingChange::RewardModel(RewardModelId { dir: "a".into(), weights: "0f".into() })],
+            _ => Vec::new(),
+        },
         version: PolicyVersion(version),
         values_version: PolicyVersion(version),
         kl_coef: 0.05,

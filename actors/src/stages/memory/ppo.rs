@@ -9,7 +9,7 @@ use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::evaluate::REFERENCE_BATCH;
 use crate::stages::inputs::ModelFiles;
-use crate::stages::ppo_config::{PpoStageConfig, RewardTokens};
+use crate::stages::ppo_config::{PpoSetup, PpoStageConfig, RewardTokens};
 use crate::stages::recipe::DeviceName;
 
 /// Tokens of a stage's prompts.
@@ -140,6 +140,13 @@ impl<'a> Ppo<'a> {
         if self.lora() {
             items.push(item(self.device, "adapters as they start", self.policy_bytes + self.value_bytes));
         } else {
+            let PpoSetup { policy, value_model, .. } = &self.config.stage;
+            if policy.is_some() {
+                items.push(item(self.device, "the policy as it starts", sft));
+            }
+            if value_model.is_some() {
+                items.push(item(self.device, "the value model as it starts", self.value_bytes));
+            }
             // The judge's own, which wait while the flow runs.
             items.push(item(self.device, "reference and reward model of the judge", sft + reward));
         }

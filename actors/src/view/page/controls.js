@@ -17,8 +17,10 @@ export class Controls {
     this.pause = h('button', { type: 'button', id: 'pause', onclick: () => this.#send(this.isPaused ? 'resume' : 'pause') }, 'Pause');
     this.checkpoint = h('button', { type: 'button', id: 'checkpoint', onclick: () => this.#send('checkpoint') }, 'Checkpoint now');
     this.change = h('button', { type: 'button', id: 'change', onclick: () => this.#open() }, 'Change settings…');
-    this.element.append(this.pause, this.checkpoint, this.change);
+    this.replace = h('button', { type: 'button', id: 'replace', onclick: () => this.#openReplacing() }, 'Replace reward model…');
+    this.element.append(this.pause, this.checkpoint, this.change, this.replace);
     this.#dialog();
+    this.#replacingDialog();
   }
 
   #dialog() {
@@ -41,6 +43,23 @@ export class Controls {
     document.body.append(this.dialog);
   }
 
+  #replacingDialog() {
+    this.rewardModel = h('input', { id: 'new-reward-model', name: 'dir', dir: 'ltr', autocomplete: 'off', spellcheck: 'false', required: true, 'aria-describedby': 'now-reward-model' });
+    this.rewardModelNow = h('span', { id: 'now-reward-model', class: 'muted', dir: 'auto' });
+    this.replacingProblem = h('p', { class: 'problem', role: 'alert' });
+    this.replaceNow = h('button', { type: 'submit', class: 'primary' }, 'Replace');
+    this.replacing = h('dialog', { 'aria-labelledby': 'replace-title' },
+      h('form', { id: 'replace-form', onsubmit: (event) => this.#submitReplacing(event) },
+        h('h2', { id: 'replace-title' }, 'Replace the reward model'),
+        h('p', {}, 'What is in flight is trained on with the old one’s scores; every batch after that has the new one’s alone. The value model is warmed up anew. The journal has both, so that a replay comes to the same weights.'),
+        h('div', { class: 'field' }, h('label', { for: 'new-reward-model' }, 'Directory on the run’s machine'), this.rewardModel, this.rewardModelNow),
+        this.replacingProblem,
+        h('div', { class: 'buttons' },
+          h('button', { type: 'button', onclick: () => this.replacing.close() }, 'Cancel'),
+          this.replaceNow)));
+    document.body.append(this.replacing);
+  }
+
   begin(run) {
     this.settings = { ...run.settings };
     // What was changed last is what a field shows as the present value.
@@ -51,7 +70,7 @@ export class Controls {
 
   setCommandable(isCommandable) {
     this.element.hidden = !isCommandable;
-    if (!isCommandable && this.dialog.open) this.dialog.close();
+    if (!isCommandable) for (const dialog of [this.dialog, this.replacing]) if (dialog.open) dialog.close();
   }
 
   show(status) {
@@ -80,6 +99,29 @@ export class Controls {
     }
     this.problem.textContent = '';
     this.dialog.showModal();
+  }
+
+  #openReplacing() {
+    const now = this.settings.reward_model;
+    this.rewardModel.value = '';
+    // What was there at the start is named by its directory alone.
+    this.rewardModelNow.textContent = now ? `now ${now.dir ?? now}` : '';
+    this.replacingProblem.textContent = '';
+    this.replacing.showModal();
+  }
+
+  async #submitReplacing(event) {
+    event.preventDefault();
+    this.replacingProblem.textContent = '';
+    this.replaceNow.disabled = true;
+    try {
+      await post('reward-model', { dir: this.rewardModel.value.trim() });
+      this.replacing.close();
+    } catch (error) {
+      this.replacingProblem.textContent = error.message;
+    } finally {
+      this.replaceNow.disabled = false;
+    }
   }
 
   async #submit(event) {

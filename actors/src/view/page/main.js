@@ -34,8 +34,10 @@ function sentence(event) {
     case 'restarted': return `${event.role.role}-${event.role.idx} failed and was started again: ${event.error}`;
     case 'changed': {
       const changes = event.changes.flatMap((change) => Object.entries(change));
-      return `Changed from the update of v${event.version} on: ${changes.map(([key, value]) => `${key} = ${number(value)}`).join(', ')}`;
+      const shown = (value) => (typeof value === 'number' ? number(value) : `${value.dir} (weights ${value.weights})`);
+      return `Changed from the update of v${event.version} on: ${changes.map(([key, value]) => `${key} = ${shown(value)}`).join(', ')}`;
     }
+    case 'replacing': return `The reward model ${event.reward_model.dir} (weights ${event.reward_model.weights}) gives the scores from the update of v${event.version} on; until then the flow runs dry`;
     case 'paused': return 'Paused';
     case 'resumed': return 'Went on after a pause';
     case 'checkpointed': return `Checkpoint of v${event.version}`;
@@ -117,7 +119,7 @@ function heard(message) {
       controls.happened(event);
       showEvents();
       if (isBad(event)) tell(sentence(event), true);
-      else if (event.event === 'changed' || controls.hasAskedFor(event)) tell(sentence(event));
+      else if (event.event === 'changed' || event.event === 'replacing' || controls.hasAskedFor(event)) tell(sentence(event));
       break;
     }
     case 'stage':

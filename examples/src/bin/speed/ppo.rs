@@ -66,6 +66,7 @@ pub fn updates(
         samplers: vec![SamplerFactory { factory: sampler(config, params), n_slots: BATCH }],
         references: vec![reference(config, &policy)],
         rewards: vec![reward(config, &scalar)],
+        reward_models: None,
         detokenizer: Arc::new(NoText),
         experience_maker: maker(config, &objective),
         pretrain: None,

@@ -29,6 +29,9 @@ struct Counters {
     /// not change them.
     #[serde(default)]
     peaks: Option<Peaks>,
+    /// Updates to come in which the value model alone learns. Absent in states of learners that had no such updates.
+    #[serde(default)]
+    n_value_warmup: u64,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ impl PpoLearner {
             n_value_steps: self.value.adamw().n_steps(),
             n_skipped_in_a_row: self.skip_limit.n_in_a_row(),
             peaks: Some(Peaks { policy: self.policy_schedule.peak, value: self.value_schedule.peak }),
+            n_value_warmup: self.n_value_warmup,
         };
         state::to_bytes(KEY, tensors, &counters)
     }
@@ -74,6 +78,7 @@ impl PpoLearner {
         }
         self.version = counters.version;
         self.n_minibatches = counters.n_minibatches;
+        self.n_value_warmup = counters.n_value_warmup;
         self.skip_limit.restore(counters.n_skipped_in_a_row);
         if let Some(Peaks { policy, value }) = counters.peaks {
             (self.policy_schedule.peak, self.value_schedule.peak) = (policy, value);

@@ -1,8 +1,8 @@
 //! A learner, or an experience maker, that goes on from a state goes on as the one that wrote it.
 
-use collimate_protocol::SettingChange;
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{ExperienceMaker, Trainer};
+use collimate_protocol::{RewardModelId, SettingChange};
 use proptest::prelude::*;
 
 use super::*;
@@ -83,6 +83,32 @@ fn what_was_changed_while_a_run_goes_on_is_in_the_state() -> Result<()> {
     // The schedule keeps its shape under another peak.
     assert!((expected.lr / other.lr - 1e-3 / restless().lr).abs() < 1e-9, "{} and {}", expected.lr, other.lr);
     assert_ne!(everything(&changed)?.0[1], everything(&unchanged)?.0[1], "the value model learnt at its own rate");
+    Ok(())
+}
+
+#[test]
+fn while_the_value_model_warms_up_it_learns_alone_and_so_it_does_after_the_reward_model_was_replaced() -> Result<()> {
+    let models = Models::new(testing::gpt2())?;
+    let config = PpoConfig { value_warmup_updates: 2, ..restless() };
+    let mut learner = models.learner(&config, 4)?;
+    let other = RewardModelId { dir: "other".into(), weights: "0".into() };
+    let mut has_learnt = Vec::new();
+    for version in 0..7 {
+        if version == 4 {
+            learner.change(SettingChange::RewardModel(other.clone())).expect("a change");
+        }
+        // In the midst of warming up, as at any other time.
+        let state = learner.state().expect("a state");
+        learner = models.learner(&config, 4)?;
+        learner.restore(&state).expect("its own");
+        let before = everything(&learner)?.0;
+        update(&models, &mut learner)?;
+        let after = everything(&learner)?.0;
+        has_learnt.push([0, 1, 2].map(|which| before[which] != after[which]));
+    }
+    let [all, value, none] = [[true; 3], [false, true, false], [false; 3]];
+    // That of version 2 is not finite.
+    assert_eq!(has_learnt, [value, value, none, all, value, value, all]);
     Ok(())
 }
 

@@ -1,0 +1,122 @@
+//! The page of `collimate label`, served while the stage waits for enough rankings.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use collimate_protocol::records::LabelTask;
+
+use super::config::CollectConfig;
+use super::tasks::{Line, Tasks};
+use crate::label::links;
+use crate::label::server::{LabelServer, ServeError};
+use crate::label::store::answers::{self, Which};
+use crate::label::store::tasks::{self as stored, Purpose};
+use crate::label::store::{Store, StoreError, stats};
+use crate::label::transfer::{self, ImportAs};
+use crate::rundir::StageDir;
+use crate::stages::context::{StageContext, StageError};
+use crate::web::bind::parse_address;
+
+/// How often it is looked whether enough is there: a person ranks in some minutes.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Serves the page until enough of the tasks have all their answers, and returns them. What is answered later stays in the
+/// database.
+pub fn wait(
+    config: &CollectConfig,
+    tasks: &Tasks,
+    dir: &StageDir,
+    context: &mut StageContext<'_>,
+) -> Result<Vec<Line>, StageError> {
+    let page = config.page.clone().unwrap_or_default();
+    let db = page.db.clone().unwrap_or_else(|| dir.path().join("answers.db"));
+    let store = Store::open(&db)?;
+    add(&store, tasks.all(), page.label.overlap)?;
+    for file in &page.label.screening {
+        transfer::import(&store, file, ImportAs::Screening)?;
+    }
+    let server = LabelServer::new(
+        store.clone(),
+        &page.label,
+        parse_address(&page.addr, crate::label::server::DEFAULT_PORT).map_err(ServeError::Bind)?,
+        page.url.as_deref(),
+    )?;
+    let n_enough = tasks.n_enough(config.n_enough());
+    context.observer.tell(&format!("{n_enough} of {} prompts are to be ranked at {}", tasks.all().len(), server.url()));
+    for line in links::of(&store, &page.label.labelers, server.url())? {
+        context.observer.tell(&line);
+    }
+    context.observer.phase("rankings", n_enough as u64);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("label page")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Io)?;
+    let mut looked =
+        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, lines: Vec::new() };
+    runtime.block_on(async {
+        let mut serving = std::pin::pin!(server.serve());
+        loop {
+            if looked.look()? {
+                context.observer.step(looked.n_ranked.min(n_enough) as u64, &[]);
+            }
+            if looked.n_ranked >= n_enough {
+                return Ok(std::mem::take(&mut looked.lines));
+            }
+            tokio::select! {
+                served = &mut serving => served?,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            context.check_stop()?;
+        }
+    })
+}
+
+/// Adds what is not there yet.
+fn add(store: &Store, tasks: &[LabelTask], wanted: u32) -> Result<(), StoreError> {
+    let tasks = tasks.to_vec();
+    store.write_now(move |connection| {
+        tasks.iter().try_for_each(|task| stored::add(connection, task, &Purpose::Work { wanted }).map(drop))
+    })
+}
+
+/// What has been answered so far.
+struct Looked<'a> {
+    store: Store,
+    /// Answers that are wanted to each task.
+    overlap: u32,
+    tasks: &'a Tasks,
+    /// In the whole database.
+    n_answers: i64,
+    /// Tasks that have all their answers.
+    n_ranked: usize,
+    lines: Vec<Line>,
+}
+
+impl Looked<'_> {
+    /// Looks whether there are more answers, and reads them.
+    fn look(&mut self) -> Result<bool, StoreError> {
+        let n_answers = self.store.read(stats::tasks)?.n_answers;
+        if n_answers == self.n_answers {
+            return Ok(false);
+        }
+        let (mut lines, mut by_task) = (Vec::new(), BTreeMap::<usize, u32>::new());
+        self.store.read(|connection| {
+            answers::each(connection, Which::Training, |answered| -> Result<(), StoreError> {
+                // The database may hold answers to other tasks: of earlier rounds.
+                if let Some(mut line) = Line::of(answered)
+                    && let Some(task) = self.tasks.complete(&mut line)
+                {
+                    *by_task.entry(task).or_default() += 1;
+                    lines.push(line);
+                }
+                Ok(())
+            })
+        })?;
+        self.n_answers = n_answers;
+        self.n_ranked = by_task.values().filter(|n| **n >= self.overlap).count();
+        self.lines = lines;
+        Ok(true)
+    }
+}

@@ -1,0 +1,260 @@
+//! What labelers are asked, and what they answered.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use collimate_models::data::Records;
+use collimate_models::data::comparisons::read_comparisons as records_of;
+use collimate_models::data::limit::{LengthCounts, LengthLimit};
+use collimate_models::data::prompts::tokenize_prompts;
+use collimate_models::data::rows::rows;
+use collimate_protocol::records::{Comparison, LabelTask, LabeledComparison, Origin, PromptText, TaskKind};
+use collimate_protocol::roles::RewardRequest;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::config::CollectConfig;
+use crate::label::store::answers::Answered;
+use crate::rundir::read_jsonl;
+use crate::stages::context::{StageContext, StageError};
+use crate::stages::inputs::ModelFiles;
+use crate::stages::labeler;
+use crate::stages::outputs::write_lines;
+use crate::stages::recipe::CorpusConfig;
+
+/// Keys of an exported label by which the reward stage tells which labels it read: see `labels_used`.
+const NAMES: [&str; 3] = ["task", "labeler", "revision"];
+
+/// A line of `comparisons.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    #[serde(flatten)]
+    comparison: Comparison,
+    /// Where a label has one: its task, labeler and revision.
+    #[serde(flatten)]
+    name: Map<String, Value>,
+}
+
+/// K responses to each prompt, and what the prompts say.
+pub struct Sampled {
+    /// Those to one prompt stand one after another.
+    pub requests: Vec<RewardRequest>,
+    prompts: Vec<PromptText>,
+    k: usize,
+    origin: Origin,
+}
+
+/// Samples what is to be ranked.
+pub fn sample(
+    config: &CollectConfig,
+    files: &ModelFiles,
+    corpus: Option<&CorpusConfig>,
+    context: &mut StageContext<'_>,
+) -> Result<Sampled, StageError> {
+    let asked = config.asked();
+    let tokens: Vec<Vec<u32>>;
+    let mut texts = Vec::new();
+    match &config.prompts {
+        None => tokens = pick(asked.prompts_of_corpus(corpus, &files.tokenizer)?, config, context)?,
+        Some(path) => {
+            let records = Records::read(path)?;
+            let (context_len, n_response) = (files.config.context_len, config.max_new_tokens);
+            let limit = LengthLimit::leaving_room(0, context_len, n_response, config.too_long)?;
+            let mut counts = LengthCounts::default();
+            let fitted: Vec<Option<Vec<u32>>> =
+                tokenize_prompts(&records, &files.tokenizer, limit)?.into_iter().map(|one| counts.count(one)).collect();
+            if let Some(told) = counts.tell("prompts", limit) {
+                context.observer.warn(&told);
+            }
+            let pairs = records.into_records().into_iter().zip(fitted);
+            let pairs = pairs.filter_map(|(record, tokens)| Some((record.prompt, tokens?))).collect();
+            let (said, in_tokens): (Vec<PromptText>, Vec<Vec<u32>>) = pick(pairs, config, context)?.into_iter().unzip();
+            (texts, tokens) = (said, in_tokens);
+        }
+    }
+    let weights = files.load(&context.device, context.precision)?.weights;
+    let requests = asked.sample(&tokens, (&files.config, &weights), &files.tokenizer, context)?;
+    if texts.is_empty() {
+        texts = requests.chunks(config.k).map(|group| PromptText::Text(group[0].prompt.clone())).collect();
+    }
+    let origin = Origin { model: Some(files.name()), seed: Some(context.seed), ..Origin::default() };
+    Ok(Sampled { requests, prompts: texts, k: config.k, origin })
+}
+
+/// Which prompts are put to labelers. This is the place for other ways to choose them than at random.
+fn pick<T>(prompts: Vec<T>, config: &CollectConfig, context: &StageContext<'_>) -> Result<Vec<T>, StageError> {
+    config.asked().pick(prompts, context.seed)
+}
+
+impl Sampled {
+    /// Rankings in the order of the prompts, as lines.
+    pub fn lines(self, comparisons: Vec<Comparison>) -> Vec<Line> {
+        let with_prompt = |(prompt, comparison): (PromptText, Comparison)| Line {
+            comparison: Comparison { prompt, ..comparison },
+            name: Map::new(),
+        };
+        self.prompts.into_iter().zip(comparisons).map(with_prompt).collect()
+    }
+
+    fn tasks(self) -> Vec<LabelTask> {
+        let groups = self.prompts.into_iter().zip(self.requests.chunks(self.k));
+        groups
+            .map(|(prompt, group)| LabelTask {
+                kind: TaskKind::Rank,
+                prompt,
+                responses: group.iter().map(|request| request.response.clone()).collect(),
+                tokens: Some(labeler::tokens_of(group)),
+                origin: self.origin.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The file `tasks.jsonl`.
+pub struct Tasks {
+    tasks: Vec<LabelTask>,
+    /// The task of each prompt with its responses.
+    by_content: HashMap<(PromptText, Vec<String>), usize>,
+}
+
+impl Tasks {
+    /// Reads the file, or makes it.
+    pub fn read_or_make(path: &Path, sample: impl FnOnce() -> Result<Sampled, StageError>) -> Result<Self, StageError> {
+        if !path.exists() {
+            write_lines(path, &sample()?.tasks())?;
+        }
+        Ok(Self::new(read_jsonl(path)?))
+    }
+
+    fn new(tasks: Vec<LabelTask>) -> Self {
+        let content = |(idx, task): (usize, &LabelTask)| ((task.prompt.clone(), task.responses.clone()), idx);
+        let by_content = tasks.iter().enumerate().map(content).collect();
+        Self { tasks, by_content }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[LabelTask] {
+        &self.tasks
+    }
+
+    /// The rankings of these tasks in a file, as lines.
+    ///
+    /// # Errors
+    /// The file is absent or holds too few, or a ranking of something else: what is missing, and where it belongs.
+    pub fn ranked_in(&self, path: &Path, n_enough: usize) -> Result<Vec<Line>, StageError> {
+        let (tasks, file) = (path.with_file_name("tasks.jsonl"), path.display());
+        if !path.exists() {
+            return Err(StageError::Setting(format!(
+                "{} prompts wait to be ranked in {}: write a line with `ranks` for each of them (or for {n_enough}) to \
+                 {file}, `prompt` and `responses` as they are, and give the same command again",
+                self.tasks.len(),
+                tasks.display()
+            )));
+        }
+        let mut lines = read_comparisons(path)?;
+        let mut ranked = HashSet::new();
+        for (idx, line) in lines.iter_mut().enumerate() {
+            let other = || {
+                let tasks = tasks.display();
+                format!("{file}: the ranking {} is of a prompt with responses that are not in {tasks}", idx + 1)
+            };
+            ranked.insert(self.complete(line).ok_or_else(|| StageError::Setting(other()))?);
+        }
+        let (n_ranked, n_enough) = (ranked.len(), self.n_enough(n_enough));
+        if n_ranked < n_enough {
+            return Err(StageError::Setting(format!(
+                "{file} ranks {n_ranked} of the {} prompts in {}, and {n_enough} are wanted (collect.n_enough)",
+                self.tasks.len(),
+                tasks.display()
+            )));
+        }
+        Ok(lines)
+    }
+
+    /// How many tasks are enough where this many prompts are wanted: the same prompt with the same responses is one task.
+    pub fn n_enough(&self, wanted: usize) -> usize {
+        wanted.min(self.by_content.len())
+    }
+
+    /// Puts the tokens that were sampled to a ranking. Which task it is of; `None` for another one than these.
+    pub fn complete(&self, line: &mut Line) -> Option<usize> {
+        let Comparison { prompt, responses, .. } = &line.comparison;
+        let idx = *self.by_content.get(&(prompt.clone(), responses.clone()))?;
+        line.comparison.tokens.clone_from(&self.tasks[idx].tokens);
+        Some(idx)
+    }
+}
+
+impl Line {
+    /// A labeler's ranking; `None` for another kind of answer.
+    pub fn of(answered: Answered) -> Option<Self> {
+        let LabeledComparison { prompt, responses, ranks, tokens, provenance, .. } = answered.into_comparison()?;
+        let name = NAMES.map(str::to_owned).into_iter().zip([
+            provenance.task.into(),
+            provenance.labeler.into(),
+            provenance.revision.into(),
+        ]);
+        Some(Self { comparison: Comparison { prompt, responses, ranks, tokens }, name: name.collect() })
+    }
+}
+
+/// The comparisons of a file, with the names of labels where it has them.
+pub fn read_comparisons(path: &Path) -> Result<Vec<Line>, StageError> {
+    let records = records_of(path)?;
+    let mut lines = Vec::with_capacity(records.len());
+    for (row, comparison) in rows(path)?.zip(records.into_records()) {
+        let columns = row?.columns;
+        let named = |key: &&str| columns.get(*key).map(|value| ((*key).to_owned(), value.clone()));
+        lines.push(Line { comparison, name: NAMES.iter().filter_map(named).collect() });
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::records::ComparisonTokens;
+
+    use super::*;
+
+    fn task(prompt: &str, tokens: u32) -> LabelTask {
+        let tokens = ComparisonTokens { prompt: vec![tokens], responses: vec![vec![1], vec![2]] };
+        LabelTask {
+            kind: TaskKind::Rank,
+            prompt: prompt.into(),
+            responses: vec!["yes".into(), "no".into()],
+            tokens: Some(tokens),
+            origin: Origin::default(),
+        }
+    }
+
+    #[test]
+    fn rankings_of_a_file_get_the_tokens_that_were_sampled_and_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new(vec![task("a", 7), task("b", 8)]);
+        let path = dir.path().join("rankings.jsonl");
+        let error = tasks.ranked_in(&path, 1).err().unwrap().to_string();
+        assert!(error.contains("2 prompts wait to be ranked in") && error.contains("rankings.jsonl"), "{error}");
+        let line = |prompt: &str| {
+            format!(
+                r#"{{"prompt": "{prompt}", "responses": ["yes", "no"], "ranks": [2, 1], "task": "t", "labeler": "anna", "revision": 2, "notes": ""}}"#
+            )
+        };
+        std::fs::write(&path, line("a") + "\n" + &line("a")).unwrap();
+        let lines = tasks.ranked_in(&path, 1).unwrap();
+        let written = serde_json::to_value(&lines[0]).unwrap();
+        assert_eq!(
+            written,
+            serde_json::json!({
+                "prompt": "a", "responses": ["yes", "no"], "ranks": [2, 1],
+                "tokens": {"prompt": [7], "responses": [[1], [2]]},
+                "task": "t", "labeler": "anna", "revision": 2,
+            })
+        );
+        // Two labelers have ranked one of the two.
+        let error = tasks.ranked_in(&path, 2).err().unwrap().to_string();
+        assert!(error.contains("ranks 1 of the 2 prompts") && error.contains("2 are wanted"), "{error}");
+        std::fs::write(&path, line("a") + "\n" + &line("c")).unwrap();
+        let error = tasks.ranked_in(&path, 1).err().unwrap().to_string();
+        assert!(error.contains("the ranking 2 is of a prompt with responses that are not in"), "{error}");
+    }
+}
