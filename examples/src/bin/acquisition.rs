@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use collimate::stages::context::{StageContext, StageObserver, StopFlag};
 use collimate::stages::inputs::{ModelFiles, load_corpus};
 use collimate::stages::recipe::CorpusConfig;
@@ -139,10 +139,13 @@ fn sample_pairs(files: &ModelFiles, weights: &Weights) -> Result<Vec<Pair>> {
     prompts.truncate(2 * (N_POOL + N_HELDOUT));
     let params = SamplingParams { max_new_tokens: 32, ..SamplingParams::default() };
     let (mut sampler, snapshot) = sampling::policy_sampler(&files.config, weights, 64, params, 0)?;
-    let rollouts = sampling::sample_all(&mut sampler, &snapshot, sampling::ticketed(&prompts, 2), |_| {})?;
+    let rollouts = sampling::sample_all(&mut sampler, &snapshot, sampling::ticketed(&prompts, 2), |_| {})
+        .map_err(|error| anyhow!(error))?;
     let requests =
-        rollouts.iter().map(|rollout| RewardRequest::of(rollout, &files.tokenizer)).collect::<Result<Vec<_>, _>>()?;
-    let gold = BuiltinReward::Lexicon { path: here().join("data/sentiment_lexicon.tsv") }.build()?.scores(&requests)?;
+        rollouts.iter().map(|rollout| RewardRequest::of(rollout, &files.tokenizer)).collect::<Result<Vec<_>, _>>();
+    let requests = requests.map_err(|error| anyhow!(error))?;
+    let mut gold = BuiltinReward::Lexicon { path: here().join("data/sentiment_lexicon.tsv") }.build()?;
+    let gold = gold.scores(&requests).map_err(|error| anyhow!(error))?;
     let pairs =
         requests.chunks(2).zip(gold.chunks(2)).filter(|(_, gold)| gold[0] != gold[1]).map(|(pair, gold)| Pair {
             sequences: pair.iter().map(|one| [&one.prompt_tokens[..], &one.response_tokens].concat()).collect(),
