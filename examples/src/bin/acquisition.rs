@@ -1,13 +1,14 @@
-//! How many comparisons does choosing them save? Simulated labelers compare two responses of the example's SFT model, and a
-//! reward model is trained anew on 100, 200, 400 and 800 comparisons: drawn at random, or four fifths of them chosen by the
-//! reward model so far, as `collimate label prioritize` chooses.
+//! How many comparisons does choosing them save? A reward model of the example has learnt from its first rankings; then
+//! simulated labelers compare two responses at a time, and its head is trained anew on 25, 50, 100, 200 and 400 comparisons:
+//! drawn at random, or four fifths of them chosen by the reward model so far, as `collimate label prioritize` chooses.
 //!
 //!     cargo run --release -p collimate-examples --bin acquisition -- [FOLDER] [N_SEEDS]
 //!
 //! FOLDER (runs/acquisition) keeps the SFT model. The labelers make mistakes: they prefer a response with the probability
 //! that Bradley and Terry's model gives for the difference of the gold scores (Gao et al. 2023, arXiv 2210.10760, have a gold
 //! model too). Accuracy is on pairs of other prompts, as the gold scores order them. All settings of a seed share the first
-//! 100 comparisons and every labeler's mistakes.
+//! comparisons, the held-out pairs and every labeler's mistakes. The decoder stays as it is, so that what its last hidden
+//! states are is worked out once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,16 +34,18 @@ use collimate_protocol::roles::RewardRequest;
 use rand::Rng;
 
 /// Comparisons after each round.
-const SIZES: [usize; 4] = [100, 200, 400, 800];
+const SIZES: [usize; 5] = [25, 50, 100, 200, 400];
 /// How many are needed for the accuracy that this many random ones reach.
-const TARGET_SIZE: usize = 400;
-const N_POOL: usize = 1800;
-const N_HELDOUT: usize = 800;
+const TARGET_SIZE: usize = 200;
+/// What the reward model learns from first: pairs whose prompts are neither in the pool nor held out.
+const N_FIRST: usize = 800;
+const N_POOL: usize = 1000;
+const N_HELDOUT: usize = 600;
 const N_EPOCHS: usize = 2;
 const BATCH_SIZE: usize = 16;
 const N_HEADS: usize = 16;
 /// What divides the difference of gold scores: the smaller, the fewer mistakes.
-const LABELER_TEMPERATURE: f64 = 0.5;
+const LABELER_TEMPERATURE: f64 = 0.25;
 const SETTINGS: [(&str, AcquireBy); 3] =
     [("random", AcquireBy::Random), ("margin", AcquireBy::Margin), ("disagreement", AcquireBy::Disagreement)];
 const N_RESAMPLINGS: usize = 2000;
@@ -70,7 +73,7 @@ impl Pair {
 
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "runs/acquisition".to_owned()));
-    let n_seeds: u64 = std::env::args().nth(2).map_or(Ok(5), |n| n.parse())?;
+    let n_seeds: u64 = std::env::args().nth(2).map_or(Ok(20), |n| n.parse())?;
     let files = ModelFiles::open(&sft_model(&out)?, HeadKind::Language)?;
     let weights = files.load(&Device::Cpu)?.weights;
     let pairs = sample_pairs(&files, &weights)?;
@@ -79,20 +82,26 @@ fn main() -> Result<()> {
         .enumerate()
         .filter(|(idx, pair)| pair.labeled(chance(0, *idx)).ranks == pair.by_gold().ranks)
         .count();
+    let (first, others) = pairs.split_at(N_FIRST);
+    let first: Vec<RankedResponses> =
+        first.iter().enumerate().map(|(idx, pair)| pair.labeled(chance(0, idx))).collect();
+    let model = reward_model(&files.config, &weights, &first)?;
+    let by_gold: Vec<RankedResponses> = others.iter().map(Pair::by_gold).collect();
+    let before = pair_accuracy(&model, &by_gold, TOKENS_PER_PASS)?;
     println!(
-        "{} pairs; a labeler orders {:.3} of them as gold does\n",
-        pairs.len(),
-        n_right as f64 / pairs.len() as f64
+        "A labeler orders {:.3} of the pairs as gold does; the first {N_FIRST} make a reward model that orders {:.3} ± {:.3} \
+         of the others so.\n",
+        n_right as f64 / pairs.len() as f64,
+        before.mean,
+        before.stderr
     );
+    let read = read(&model, others)?;
 
     // For each setting and seed, the accuracy at each size.
     let mut curves = vec![Vec::new(); SETTINGS.len()];
     for seed in 1..=n_seeds {
-        for (curves, (name, by)) in curves.iter_mut().zip(SETTINGS) {
-            let began = Instant::now();
-            let curve = one_curve(&files.config, &weights, &pairs, by, seed)?;
-            eprintln!("seed {seed}, {name}: {curve:.3?} in {:.0} s", began.elapsed().as_secs_f64());
-            curves.push(curve);
+        for (curves, (_, by)) in curves.iter_mut().zip(SETTINGS) {
+            curves.push(one_curve(others, &read, by, seed));
         }
     }
     print_table(&curves);
@@ -136,7 +145,7 @@ fn sample_pairs(files: &ModelFiles, weights: &Weights) -> Result<Vec<Pair>> {
     let continuations = cut.continuations(Split::Train, config.prompt_tokens, config.response_tokens);
     let mut prompts: Vec<Vec<u32>> = continuations.into_iter().map(|one| one.prompt).collect();
     rng::shuffle(&mut prompts, &mut rng::for_purpose(0, "prompts"));
-    prompts.truncate(2 * (N_POOL + N_HELDOUT));
+    prompts.truncate(2 * (N_FIRST + N_POOL + N_HELDOUT));
     let params = SamplingParams { max_new_tokens: 32, ..SamplingParams::default() };
     let (mut sampler, snapshot) = sampling::policy_sampler(&files.config, weights, 64, params, 0)?;
     let rollouts = sampling::sample_all(&mut sampler, &snapshot, sampling::ticketed(&prompts, 2), |_| {})
@@ -151,8 +160,8 @@ fn sample_pairs(files: &ModelFiles, weights: &Weights) -> Result<Vec<Pair>> {
             sequences: pair.iter().map(|one| [&one.prompt_tokens[..], &one.response_tokens].concat()).collect(),
             gold: [f64::from(gold[0]), f64::from(gold[1])],
         });
-    let pairs: Vec<Pair> = pairs.take(N_POOL + N_HELDOUT).collect();
-    anyhow::ensure!(pairs.len() == N_POOL + N_HELDOUT, "only {} pairs are of different gold", pairs.len());
+    let pairs: Vec<Pair> = pairs.take(N_FIRST + N_POOL + N_HELDOUT).collect();
+    anyhow::ensure!(pairs.len() == N_FIRST + N_POOL + N_HELDOUT, "only {} pairs are of different gold", pairs.len());
     Ok(pairs)
 }
 
@@ -162,35 +171,35 @@ fn chance(seed: u64, pair: usize) -> f64 {
 }
 
 /// The held-out accuracy at each size.
-fn one_curve(config: &Arc<ModelConfig>, sft: &Weights, pairs: &[Pair], by: AcquireBy, seed: u64) -> Result<Vec<f64>> {
+fn one_curve(pairs: &[Pair], read: &[Candidate], by: AcquireBy, seed: u64) -> Vec<f64> {
     let mut order_of_all: Vec<usize> = (0..pairs.len()).collect();
     rng::shuffle(&mut order_of_all, &mut rng::for_purpose(seed, "pool and held-out pairs"));
     let (heldout, pool) = order_of_all.split_at(N_HELDOUT);
-    let heldout: Vec<RankedResponses> = heldout.iter().map(|idx| pairs[*idx].by_gold()).collect();
-    let mut unlabeled: Vec<usize> = pool.to_vec();
-    let mut labeled: Vec<usize> = Vec::new();
+    // In random order, so that the first ones are a random draw.
+    let (mut unlabeled, mut labeled): (Vec<usize>, Vec<usize>) = (pool.to_vec(), Vec::new());
+    let mut head: Option<Vec<f64>> = None;
     let mut accuracies = Vec::new();
-    let mut model = None;
+    let told = |of: &[usize]| -> Vec<RankedFeatures> {
+        let ranked = |idx: &usize| RankedFeatures {
+            features: read[*idx].features.clone(),
+            ranks: pairs[*idx].labeled(chance(seed, *idx)).ranks,
+        };
+        of.iter().map(ranked).collect()
+    };
     for size in SIZES {
         let n_new = size - labeled.len();
-        // Of the rest in random order, so that the first ones are a random draw.
-        let n_random = match &model {
-            None => n_new,
-            Some(_) if by == AcquireBy::Random => n_new,
-            Some(_) => (n_new as f64 * LEAST_RANDOM_SHARE).ceil() as usize,
+        let n_random = match head {
+            Some(_) if by != AcquireBy::Random => (n_new as f64 * LEAST_RANDOM_SHARE).ceil() as usize,
+            _ => n_new,
         };
         labeled.extend(unlabeled.drain(..n_random));
-        if let (Some(model), true) = (&model, n_random < n_new) {
-            let candidates: Vec<Candidate> = read(model, &unlabeled, pairs)?;
-            let told: Vec<RankedFeatures> = read(model, &labeled, pairs)?
-                .into_iter()
-                .zip(&labeled)
-                .map(|(one, idx)| {
-                    let ranks = pairs[*idx].labeled(chance(seed, *idx)).ranks;
-                    RankedFeatures { features: one.features, ranks }
-                })
-                .collect();
-            let mut chosen = order(by, N_HEADS, &candidates, &told, seed + size as u64);
+        if let Some(head) = head.as_ref().filter(|_| n_random < n_new) {
+            let scored = |idx: &usize| Candidate {
+                features: read[*idx].features.clone(),
+                scores: read[*idx].features.iter().map(|one| dot(head, one) as f32).collect(),
+            };
+            let candidates: Vec<Candidate> = unlabeled.iter().map(scored).collect();
+            let mut chosen = order(by, N_HEADS, &candidates, &told(&labeled), seed + size as u64);
             chosen.truncate(n_new - n_random);
             labeled.extend(chosen.iter().map(|place| unlabeled[*place]));
             chosen.sort_unstable();
@@ -198,17 +207,56 @@ fn one_curve(config: &Arc<ModelConfig>, sft: &Weights, pairs: &[Pair], by: Acqui
                 unlabeled.remove(place);
             }
         }
-        let train: Vec<RankedResponses> = labeled.iter().map(|idx| pairs[*idx].labeled(chance(seed, *idx))).collect();
-        let trained = reward_model(config, sft, &train, seed)?;
-        accuracies.push(pair_accuracy(&trained, &heldout, TOKENS_PER_PASS)?.mean);
-        model = Some(trained);
+        let trained = train_head(&told(&labeled));
+        let n_right = heldout.iter().filter(|idx| {
+            let [first, second] = [0, 1].map(|place| dot(&trained, &read[**idx].features[place]));
+            (first > second) == (pairs[**idx].gold[0] > pairs[**idx].gold[1])
+        });
+        accuracies.push(n_right.count() as f64 / heldout.len() as f64);
+        head = Some(trained);
     }
-    Ok(accuracies)
+    accuracies
+}
+
+fn dot(head: &[f64], features: &[f32]) -> f64 {
+    head.iter().zip(features).map(|(weight, x)| weight * f64::from(*x)).sum()
+}
+
+/// The reward model's head, trained anew: the minimum of the ranking loss, summed over the comparisons, and half the squared
+/// length of the head, by gradient descent. Hidden states come out of a norm, so they are of one size already.
+fn train_head(labeled: &[RankedFeatures]) -> Vec<f64> {
+    const N_STEPS: usize = 300;
+    let differences: Vec<Vec<f64>> = labeled
+        .iter()
+        .map(|RankedFeatures { features, ranks }| {
+            let [better, worse] = if ranks[0] < ranks[1] { [0, 1] } else { [1, 0] };
+            features[better].iter().zip(&features[worse]).map(|(a, b)| f64::from(a - b)).collect()
+        })
+        .collect();
+    // No direction curves more than this: the loss of a pair by a quarter of its squared length.
+    let squares: f64 = differences.iter().flatten().map(|x| x * x).sum();
+    let step = 1.0 / (1.0 + 0.25 * squares);
+    let mut head = vec![0.0; differences[0].len()];
+    let mut moving = head.clone();
+    for n in 0..N_STEPS {
+        // Nesterov 1983: the gradient is taken a little ahead.
+        let mut gradient = moving.clone();
+        for difference in &differences {
+            let margin: f64 = moving.iter().zip(difference).map(|(weight, d)| weight * d).sum();
+            let doubt = 1.0 / (1.0 + margin.exp());
+            gradient.iter_mut().zip(difference).for_each(|(sum, d)| *sum -= doubt * d);
+        }
+        let next: Vec<f64> = moving.iter().zip(&gradient).map(|(weight, slope)| weight - step * slope).collect();
+        let ahead = n as f64 / (n as f64 + 3.0);
+        moving = next.iter().zip(&head).map(|(new, old)| new + ahead * (new - old)).collect();
+        head = next;
+    }
+    head
 }
 
 /// What a reward model makes of these pairs.
-fn read(model: &ScalarModel, of: &[usize], pairs: &[Pair]) -> Result<Vec<Candidate>> {
-    let sequences: Vec<&[u32]> = of.iter().flat_map(|idx| pairs[*idx].sequences.iter().map(Vec::as_slice)).collect();
+fn read(model: &ScalarModel, pairs: &[Pair]) -> Result<Vec<Candidate>> {
+    let sequences: Vec<&[u32]> = pairs.iter().flat_map(|pair| pair.sequences.iter().map(Vec::as_slice)).collect();
     let read = sequence_features(model, &sequences, TOKENS_PER_PASS)?;
     let candidate = |pair: &[SequenceFeatures]| {
         let (features, scores) = pair.iter().map(|one| (one.hidden.clone(), one.score)).unzip();
@@ -218,12 +266,12 @@ fn read(model: &ScalarModel, of: &[usize], pairs: &[Pair]) -> Result<Vec<Candida
 }
 
 /// The reward stage's training, from the SFT model on.
-fn reward_model(config: &Arc<ModelConfig>, sft: &Weights, train: &[RankedResponses], seed: u64) -> Result<ScalarModel> {
+fn reward_model(config: &Arc<ModelConfig>, sft: &Weights, train: &[RankedResponses]) -> Result<ScalarModel> {
     let optim = OptimConfig { lr: 1e-3, weight_decay: 0.0, ..OptimConfig::default() };
-    let mut rng = rng::for_purpose(seed, "order of comparisons");
+    let mut rng = rng::for_purpose(1, "order of comparisons");
     let minibatches: Vec<Vec<usize>> =
         (0..N_EPOCHS).flat_map(|_| shuffled_minibatches(train.len(), BATCH_SIZE, &mut rng)).collect();
-    let start = scalar_from_language(config, sft, &mut rng::for_purpose(seed, "scalar head"))?;
+    let start = scalar_from_language(config, sft, &mut rng::for_purpose(1, "scalar head"))?;
     let mut trainer = RewardTrainer::new(config, &start, &optim, minibatches.len() as u64)?;
     for minibatch in &minibatches {
         let batch: Vec<RankedResponses> = minibatch.iter().map(|idx| train[*idx].clone()).collect();
