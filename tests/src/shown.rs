@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use collimate::label::store::Store;
 use collimate::observe::ppo_recorder::UpdateRecord;
 use collimate::rundir::{RunDir, Stage, StageDir};
 use collimate::view::live::Watched;
@@ -46,8 +47,14 @@ impl ShownRun {
         let watched = Arc::new(Watched::default());
         directory::load(&ppo, &watched.hub);
         let door = Door::open("0").expect("a free port");
-        let link = door.serve(watched.clone(), root).expect("a thread");
+        let labels = Store::open(&dir.path().join("labels.db")).expect("a new file");
+        let link = door.serve(watched.clone(), root, Some(labels)).expect("a thread");
         Self { dir, live: Live::to(watched), viewer: Viewer::of(&link), link }
+    }
+
+    /// The project in which people are asked about its rollouts.
+    pub fn labels(&self) -> PathBuf {
+        self.dir.path().join("labels.db")
     }
 
     /// PPO's folder.
@@ -183,6 +190,7 @@ pub fn rollout(version: u64, prompt_id: u64, response: &str) -> RolloutRecord {
         prompt_id: PromptId(prompt_id),
         sample_idx: 0,
         prompt: "A prompt".into(),
+        prompt_tokens: vec![1, 2],
         response: response.into(),
         response_tokens: tokens,
         kl: logprobs.iter().zip(&ref_logprobs).map(|(new, reference)| new - reference).sum(),

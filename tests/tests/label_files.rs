@@ -8,8 +8,8 @@ use collimate::label::store::{Store, answers, next, tasks, work};
 use collimate::label::transfer::{Export, ImportAs, Imported, export, import};
 use collimate_models::data::Records;
 use collimate_protocol::records::{
-    Answer, Comparison, ComparisonTokens, Demonstration, LabelTask, Message, Origin, PromptText, Provenance, Ranking,
-    Role, TaskKind, Written,
+    Answer, Arm, Comparison, ComparisonTokens, Demonstration, LabelTask, Message, Origin, PromptText, Provenance,
+    Ranking, Role, TaskKind, Written,
 };
 use collimate_tests::cases::cases;
 use collimate_tests::command_line::Home;
@@ -75,7 +75,13 @@ fn told(is_dialogue: bool) -> impl Strategy<Value = Told> {
         };
         let origin = match origin {
             0 => Origin::default(),
-            n => Origin { policy_version: Some(u64::from(n)), model: Some(format!("m{n}")), ..Origin::default() },
+            n => Origin {
+                policy_version: Some(u64::from(n)),
+                model: Some(format!("m{n}")),
+                scores: Some(vec![n as f32 / 8.0; responses.len()]),
+                versions: (n % 2 == 0).then(|| vec![u64::from(n); responses.len()]),
+                ..Origin::default()
+            },
         };
         let ranks = collimate_models::feedback::competition_ranks(&ranks);
         let known = (is_screening && !is_written).then(|| ranks.clone());
@@ -108,6 +114,7 @@ fn told(is_dialogue: bool) -> impl Strategy<Value = Told> {
             known_ranks: known.clone(),
             origin: Origin::default(),
             task: String::new(),
+            arm: [None, Some(Arm::Random), Some(Arm::Acquired), Some(Arm::Picked)][at as usize % 4],
         };
         Told { task: LabelTask { kind, prompt, responses, tokens, origin }, known, answer, provenance }
     })

@@ -147,10 +147,15 @@ fn requests_without_a_token_or_with_a_labeler_s_for_the_admin_s_are_refused() {
             assert_eq!(status, 401, "{path}: {answer}");
         }
     }
-    for path in ["/api/me", "/api/overview", "/api/unfinished"] {
+    for path in ["/api/me", "/api/overview", "/api/unfinished", "/api/effects", "/api/effects/0"] {
         assert_eq!(nobody.get(path).0, 401, "{path}");
+        assert_eq!(forged.get(path).0, 401, "{path}");
     }
-    assert_eq!(anna.get("/api/overview").0, 403);
+    for path in ["/api/overview", "/api/effects", "/api/effects/0"] {
+        assert_eq!(anna.get(path).0, 403, "{path}");
+    }
+    assert_eq!(admin.get("/api/effects").0, 200);
+    assert_eq!(admin.get("/api/effects/0").0, 404);
     assert_eq!(anna.post("/api/tasks", json!({ "tasks": [] })).0, 403);
     assert_eq!(admin.post("/api/next", json!({})).0, 403, "and the admin labels nothing");
     assert_eq!(admin.get("/api/overview").0, 200);

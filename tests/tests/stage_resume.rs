@@ -12,6 +12,7 @@ use collimate::stages::recipe::Recipe;
 use collimate::stages::{pretrain, reward, sft};
 use collimate::view::Live;
 use collimate_models::Device;
+use collimate_models::arch::Precision;
 use collimate_tests::command_line::{Home, RECIPE};
 
 /// Stops the stage after a step, and keeps what it was told.
@@ -58,6 +59,7 @@ fn run(home: &Home, stage: Stage, out: &Path, stops_at: Option<u64>) -> (Result<
     let mut context = StageContext {
         seed: recipe.seed,
         device: Device::Cpu,
+        precision: Precision::F32,
         out_dir: out.to_owned(),
         stop,
         live: Live::default(),

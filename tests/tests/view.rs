@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use collimate::label::store::{Store, places, tasks};
 use collimate::rundir::event_log::LoggedEvent;
 use collimate::web::Token;
 use collimate_protocol::messages::RunEvent;
+use collimate_protocol::records::Arm;
 use collimate_protocol::{PolicyVersion, Role, RoleId};
 use collimate_tests::command_line::Home;
 use collimate_tests::shown::{ShownRun, rollout, update};
@@ -13,12 +15,13 @@ use collimate_tests::watching::{Served, Viewer};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-const GUARDED: [(Method, &str); 8] = [
+const GUARDED: [(Method, &str); 9] = [
     (Method::GET, "/api/run"),
     (Method::GET, "/api/curves?columns=batch/score&n_buckets=10"),
     (Method::GET, "/api/rollouts"),
     (Method::GET, "/api/rollouts/1"),
     (Method::GET, "/api/events"),
+    (Method::POST, "/api/rollouts/1/label"),
     (Method::POST, "/api/control/pause"),
     (Method::POST, "/api/settings"),
     (Method::POST, "/api/reward-model"),
@@ -75,7 +78,8 @@ fn what_a_foreign_page_sends_and_what_is_too_large_or_malformed_is_refused() {
     let own = [("authorization", bearer.as_str()), json_type];
     let with = |header| [own[0], own[1], header];
     for foreign in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
-        for path in ["/api/control/pause", "/api/settings", "/api/reward-model", "/api/login"] {
+        for path in ["/api/control/pause", "/api/settings", "/api/reward-model", "/api/login", "/api/rollouts/1/label"]
+        {
             let answer = viewer.ask(Method::POST, path, &with(foreign), "{\"lr\": 0.1}");
             assert_eq!(answer.status, 403, "{path} with {foreign:?}");
         }
@@ -167,6 +171,46 @@ fn rollouts_come_in_pages_with_their_tokens_and_what_is_hostile_stays_text() {
     let pieces: String =
         answer.body["tokens"]["response"].as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
     assert_eq!(pieces, hostile);
+}
+
+#[test]
+fn a_group_of_rollouts_becomes_a_ranking_task_that_remembers_where_it_came_from() {
+    let rollouts = [
+        rollout(4, 1, "of another version"),
+        rollout(5, 1, "first"),
+        rollout(5, 2, "of another prompt"),
+        rollout(5, 1, "second"),
+        rollout(5, 1, "third"),
+        rollout(5, 1, "second"),
+    ];
+    let page = ShownRun::new(&[update(1, 0.5)], &rollouts);
+    let asked = page.viewer.post("/api/rollouts/4/label", &json!({}));
+    assert_eq!((asked.status, &asked.body["n_responses"], &asked.body["is_new"]), (200, &json!(3), &json!(true)));
+    let again = page.viewer.post("/api/rollouts/4/label", &json!({}));
+    assert_eq!((again.status, &again.body["is_new"]), (200, &json!(false)), "it is asked once");
+    let alone = page.viewer.post("/api/rollouts/3/label", &json!({}));
+    assert_eq!(alone.status, 409, "{}", alone.body);
+    assert!(alone.body["error"].as_str().unwrap().contains("a ranking needs two"), "{}", alone.body);
+    assert_eq!(page.viewer.post("/api/rollouts/99/label", &json!({})).status, 404);
+    assert_eq!(page.viewer.post("/api/rollouts/4/label", &json!({ "k": 4 })).status, 422);
+
+    let store = Store::existing(&page.labels()).unwrap();
+    let content = asked.body["task"].as_str().unwrap().to_owned();
+    let (task, arm) = store
+        .read(move |connection| {
+            let id = tasks::find(connection, &content)?.unwrap();
+            let arm = places::open_tasks(connection)?.into_iter().find(|open| open.id == id).unwrap().arm;
+            Ok((tasks::get(connection, id)?, arm))
+        })
+        .unwrap();
+    assert_eq!(
+        (task.responses.as_slice(), arm),
+        (&["second", "third", "first"].map(str::to_owned)[..], Some(Arm::Picked))
+    );
+    assert_eq!(task.tokens.unwrap().prompt, [1, 2]);
+    let origin = task.origin;
+    assert_eq!((origin.policy_version, origin.scores), (Some(5), Some(vec![5.0; 3])));
+    assert!(origin.run.unwrap().ends_with("instructgpt"));
 }
 
 /// A home in which PPO can start at once.

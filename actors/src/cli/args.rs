@@ -267,6 +267,10 @@ pub struct RunArgs {
         default_missing_value = crate::view::server::DEFAULT_PORT
     )]
     pub serve: Option<String>,
+    /// With --serve: let the page put rollouts before people, as tasks in this database of `collimate label`; made if it is
+    /// absent.
+    #[arg(long, value_name = "FILE", requires = "serve")]
+    pub labels: Option<PathBuf>,
 }
 
 /// What `iterate` takes.
@@ -295,6 +299,9 @@ pub struct ViewArgs {
     /// A port of the loopback interface, or ADDRESS:PORT; 0 is any free port.
     #[arg(long, value_name = "ADDR", default_value = crate::view::server::DEFAULT_PORT)]
     pub addr: String,
+    /// Let the page put rollouts before people, as tasks in this database of `collimate label`; made if it is absent.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
 }
 
 /// What `status` takes.

@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use collimate_models::feedback::acquisition::AcquireBy;
 
 use super::args::{LabelArgs, LabelCommand};
 use super::{Ended, print};
-use crate::config;
 use crate::label::config::{LabelConfig, LabelFile};
 use crate::label::links;
 use crate::label::overview::{LabelerOverview, Measured, Overview, overview};
+use crate::label::prioritize::{NamedReader, Prioritize, Prioritized, prioritize};
 use crate::label::server::{DEFAULT_PORT, LabelServer};
 use crate::label::store::answers::Which;
 use crate::label::store::labelers::ADMIN;
 use crate::label::store::{Store, now, tasks};
 use crate::label::transfer::{self, Export, ImportAs, Imported};
 use crate::web::bind::parse_address;
+use crate::{config, device};
 
 /// Serves, or does what the command says.
 pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
@@ -29,6 +31,20 @@ pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
                     files.iter().try_for_each(|file| import(&store, file, into))?;
                 }
                 LabelCommand::Export { db, file, what, all } => export(&db, &file, what, all)?,
+                LabelCommand::Prioritize { db, model, by, random_share, heads, most, seed, device } => {
+                    let by = by.into();
+                    let how = Prioritize { by, random_share, n_heads: heads, n_most: most, seed };
+                    how.check()?;
+                    let reader = match (&model, by) {
+                        (_, AcquireBy::Random) => None,
+                        (Some(dir), _) => Some(NamedReader::open(dir, &device::open(&device)?)?),
+                        (None, _) => {
+                            bail!("--model is missing: the reward model that is to choose (or take --by random)")
+                        }
+                    };
+                    let placed = prioritize(&Store::existing(&db)?, &how, reader.as_ref())?;
+                    print(&told_of(&placed, by))?;
+                }
                 LabelCommand::Agreement { db, json } => {
                     let overview = Store::existing(&db)?.read(|connection| overview(connection, now()))?;
                     let text = if json { serde_json::to_string(&overview)? + "\n" } else { in_words(&overview) };
@@ -80,11 +96,12 @@ fn settings(args: &LabelArgs) -> anyhow::Result<LabelConfig> {
         None => (config::parse("", Path::new("--set"), &args.set)?, PathBuf::new()),
     };
     let mut config = file.label;
-    for path in config.tasks.iter_mut().chain(&mut config.screening) {
+    for path in config.tasks.iter_mut().chain(&mut config.screening).chain(&mut config.runs) {
         *path = base.join(&path);
     }
     config.tasks.extend(args.tasks.iter().cloned());
     config.screening.extend(args.screening.iter().cloned());
+    config.runs.extend(args.run.iter().cloned());
     config.labelers.extend(args.labeler.iter().cloned());
     if let Some(overlap) = args.overlap {
         config.overlap = overlap;
@@ -114,6 +131,22 @@ fn export(db: &Path, file: &Path, what: Export, all: bool) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What became of the tasks.
+fn told_of(placed: &Prioritized, by: AcquireBy) -> String {
+    let Prioritized { n_random, n_acquired, n_read, n_labeled, n_too_long } = placed;
+    let mut text = format!("{} open tasks: {n_random} drawn at random", n_random + n_acquired);
+    if by != AcquireBy::Random {
+        text += &format!(", {n_acquired} to be chosen, of which the reward model has looked at {n_read}");
+    }
+    if by == AcquireBy::Disagreement {
+        text += &format!("; its heads learnt from {n_labeled} rankings");
+    }
+    if *n_too_long > 0 {
+        text += &format!("; {n_too_long} are longer than its context, and come last");
+    }
+    text + "\n"
+}
+
 /// The overview, for a terminal.
 fn in_words(overview: &Overview) -> String {
     let tasks = &overview.tasks;
@@ -129,6 +162,9 @@ fn in_words(overview: &Overview) -> String {
         Some(mean) => format!("{mean:.3} ({n} repeats)"),
         None => "no data".to_owned(),
     };
+    if overview.n_chosen > 0 {
+        text += &format!("without {} rankings of tasks that a reward model or a person chose:\n", overview.n_chosen);
+    }
     text += &format!("pairwise agreement:   {}\n", measured(&overview.pairwise, "judgements"));
     text += &format!("Krippendorff's alpha: {}\n", measured(&overview.alpha, "prompts"));
     text += &format!("self-consistency:     {}\n", own(overview.self_consistency, overview.n_repeats));

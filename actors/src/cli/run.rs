@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::args::RunArgs;
 use super::{Ended, interrupt, print};
+use crate::label::store::Store;
 use crate::observe::{Console, ConsoleEvent, server};
 use crate::rundir::{RunDir, Stage};
 use crate::stages::context::StopFlag;
@@ -49,7 +50,10 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
 
     let live = match door {
         None => Live::default(),
-        Some(door) => serve(door, &dir, &console)?,
+        Some(door) => {
+            let labels = args.labels.as_deref().map(Store::open).transpose()?;
+            serve(door, &dir, labels, &console)?
+        }
     };
 
     match run::run(&recipe, only, &dir, &console, &live, &stop) {
@@ -69,10 +73,10 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
 }
 
 /// Shows the run at this door, as far as it has come in an earlier attempt, and tells the link.
-fn serve(door: Door, dir: &RunDir, console: &Console) -> anyhow::Result<Live> {
+fn serve(door: Door, dir: &RunDir, labels: Option<Store>, console: &Console) -> anyhow::Result<Live> {
     let watched = Arc::new(Watched::default());
     directory::load(&dir.stage(Stage::Ppo), &watched.hub);
-    let link = door.serve(watched.clone(), dir.root().to_owned())?;
+    let link = door.serve(watched.clone(), dir.root().to_owned(), labels)?;
     console.tell(&format!("watch and steer the run at {link}"));
     Ok(Live::to(watched))
 }

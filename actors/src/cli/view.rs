@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::args::ViewArgs;
 use super::print;
+use crate::label::store::Store;
 use crate::rundir::RunDir;
 use crate::view::directory::Follower;
 use crate::view::live::Watched;
@@ -16,7 +17,8 @@ pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
     let root = std::path::absolute(dir.root())?;
     let watched = Arc::new(Watched::default());
     let follower = Follower::start(dir, &watched.hub);
-    let link = door.serve(watched.clone(), root)?;
+    let labels = args.labels.as_deref().map(Store::open).transpose()?;
+    let link = door.serve(watched.clone(), root, labels)?;
     print(&format!("{link}\nCtrl-C ends the page, not the run.\n"))?;
     follower.follow(&Arc::downgrade(&watched));
     Ok(())

@@ -184,13 +184,13 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
     }
 
     fn checkpoint(&mut self, ledger: LedgerState, trainer: Arc<[u8]>) {
-        self.trained.push(ToRecord::Checkpoint(Checkpoint {
+        self.trained.push(ToRecord::Checkpoint(Box::new(Checkpoint {
             version: self.version,
             ledger,
             checksum: self.checksum,
             trainer,
             experience_maker: self.maker_state.as_ref().map(|state| state.to_vec()),
-        }));
+        })));
     }
 
     fn flow_metrics(&mut self, tickets: TicketCounts, update_s: f64, n_tokens: usize) -> FlowMetrics {

@@ -66,7 +66,7 @@ impl TrainedUpdate {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ToRecord {
     Update(Box<TrainedUpdate>),
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
 }
 
 /// The worker around a [`RunSink`].

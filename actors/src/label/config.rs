@@ -35,6 +35,8 @@ pub struct LabelConfig {
     pub tasks: Vec<PathBuf>,
     /// Files of rankings (`prompt`, `responses`, `ranks`) that labelers are tried with before they get tasks.
     pub screening: Vec<PathBuf>,
+    /// Directories of runs: what became of labels in them is shown to the admin.
+    pub runs: Vec<PathBuf>,
     /// Names of labelers. Each gets a link.
     pub labelers: Vec<String>,
     /// What is shown above each task, if something is. Markdown.
@@ -59,6 +61,7 @@ impl Default for LabelConfig {
         Self {
             tasks: Vec::new(),
             screening: Vec::new(),
+            runs: Vec::new(),
             labelers: Vec::new(),
             guidelines: String::new(),
             overlap: 1,

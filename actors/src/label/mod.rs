@@ -3,9 +3,11 @@
 //! - [`config`]: the settings of a labelling project.
 //! - [`store`]: what lasts, in one SQLite file.
 //! - [`links`]: what labelers come by.
+//! - [`prioritize`]: which tasks come first.
 //! - [`draft`]: what is put down on the page, and the answer that it makes.
 //! - [`render`]: hostile text as a tree of harmless elements.
 //! - [`transfer`]: tasks and answers from files and to files.
+//! - [`effects`]: what became of labels, and people against reward models.
 //! - [`overview`]: progress, agreement, bias, disagreements.
 //! - [`server`]: all of it over HTTP, and the page.
 //!
@@ -14,8 +16,10 @@
 
 pub mod config;
 pub mod draft;
+pub mod effects;
 pub mod links;
 pub mod overview;
+pub mod prioritize;
 pub mod render;
 pub mod server;
 pub mod store;

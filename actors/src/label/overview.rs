@@ -1,4 +1,7 @@
 //! How a project stands: what its admin sees, and what `collimate label agreement` prints.
+//!
+//! Agreement, consistency and bias are of the tasks that nobody has chosen: a reward model chooses those that are hard to
+//! tell apart, and people agree less on them than on what is asked at large.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +12,7 @@ use collimate_models::feedback::{
     Interval, LabelerAgreement, Vote, agreement, consistency, labeler_agreement, merge, position_bias,
     ranking_agreement,
 };
+use collimate_protocol::records::Arm;
 
 use super::store::stats::{self, LabelerCounts, StatedRanking, TaskCounts};
 use super::store::tasks::{get, last_turn};
@@ -94,6 +98,9 @@ pub struct Overview {
     pub tasks: TaskCounts,
     /// Answers in the last hour, of all labelers.
     pub n_last_hour: i64,
+    /// Rankings of tasks that a reward model or a person has chosen: they are no part of what follows, but for the
+    /// disagreements.
+    pub n_chosen: usize,
     /// Pairwise agreement; its `n` is the judgements compared.
     pub pairwise: Option<Measured>,
     /// Krippendorff's alpha; its `n` is the prompts that two or more ranked.
@@ -114,18 +121,25 @@ pub struct Overview {
 
 /// Of a project as it is now.
 pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
-    let rankings = stats::rankings(connection)?;
-    let votes: Vec<Vote> =
-        rankings.iter().filter(|ranking| !ranking.is_repeat).map(|ranking| ranking.vote.clone()).collect();
+    let votes_of = |rankings: &[StatedRanking]| -> Vec<Vote> {
+        rankings.iter().filter(|ranking| !ranking.is_repeat).map(|ranking| ranking.vote.clone()).collect()
+    };
+    let all = stats::rankings(connection)?;
+    let votes_of_all = votes_of(&all);
+    let n_all = all.len();
+    let is_chosen = |ranking: &StatedRanking| matches!(ranking.arm, Some(Arm::Acquired | Arm::Picked));
+    let rankings: Vec<StatedRanking> = all.into_iter().filter(|ranking| !is_chosen(ranking)).collect();
+    let votes = votes_of(&rankings);
     let among = agreement(&votes, SEED);
     let of_labelers = labeler_agreement(&votes);
     let counts = stats::labelers(connection, now)?;
     let names: BTreeMap<u64, String> = counts.iter().map(|labeler| (labeler.id as u64, labeler.name.clone())).collect();
-    let (n_disagreements, disagreements) = disagreements(connection, &votes, &names)?;
+    let (n_disagreements, disagreements) = disagreements(connection, &votes_of_all, &names)?;
     let all_repeats = consistency(&repeats(&rankings, None));
     Ok(Overview {
         tasks: stats::tasks(connection)?,
         n_last_hour: counts.iter().map(|labeler| labeler.n_last_hour).sum(),
+        n_chosen: n_all - rankings.len(),
         pairwise: among.map(|among| Measured::of(among.pairwise, among.n_judgements as usize)),
         alpha: among.map(|among| Measured::of(among.alpha, among.n_prompts)),
         self_consistency: all_repeats.map(|repeats| repeats.mean),

@@ -10,7 +10,7 @@ use collimate_models::data::schema::Schema;
 use collimate_models::data::write::{Columns, PromptColumn, Sink, layout, write_records};
 use collimate_models::feedback::competition_ranks;
 use collimate_protocol::records::{
-    Answer, Comparison, Demonstration, LabelTask, Origin, PromptText, Provenance, Ranking, TaskKind, Written,
+    Answer, Arm, Comparison, Demonstration, LabelTask, Origin, PromptText, Provenance, Ranking, TaskKind, Written,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -129,6 +129,8 @@ struct Extra {
     scores: Vec<Option<u8>>,
     #[serde(default)]
     notes: String,
+    #[serde(default)]
+    arm: Option<Arm>,
 }
 
 /// Files of others don't say when.
@@ -183,6 +185,7 @@ fn answer(schema: Schema, row: &Map<String, Value>, task: &LabelTask) -> Result<
         known_ranks: extra.known_ranks,
         origin: Origin::default(),
         task: String::new(),
+        arm: extra.arm,
     };
     Ok((answer, provenance))
 }

@@ -110,6 +110,7 @@ pub fn record_of(
         prompt_id: rollout.prompt.ticket.prompt_id,
         sample_idx: rollout.prompt.ticket.sample_idx,
         prompt: detokenizer.decode(&rollout.prompt.tokens)?,
+        prompt_tokens: rollout.prompt.tokens.clone(),
         response: detokenizer.decode(rollout.response_body())?,
         response_tokens: rollout.response.clone(),
         logprobs: rollout.logprobs.clone(),

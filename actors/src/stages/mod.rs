@@ -6,7 +6,7 @@
 //! - [`pretrain`], [`sft`], [`collect`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
 //! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; `outputs`: as they write them;
 //!   [`data_files`]: files with weights.
-//! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; `labels_used`: which labels a reward model read.
+//! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; [`labels_used`]: which labels a reward model read.
 
 pub mod collect;
 pub mod context;
@@ -15,7 +15,7 @@ pub mod evaluate;
 pub mod inputs;
 pub mod iterate;
 pub mod labeler;
-mod labels_used;
+pub mod labels_used;
 pub mod memory;
 mod outputs;
 pub mod ppo;

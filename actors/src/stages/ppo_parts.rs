@@ -369,7 +369,7 @@ fn go_on_from(
         )));
     }
     if lora.is_none() {
-        let model = files.load(sft.weights.device())?;
+        let model = files.load(sft.weights.device(), sft.weights.precision())?;
         return Ok((model.config, model.weights));
     }
     let on_sft = if files.stands_on(sft_files) { sft.with_adapters_of(&files)? } else { None };
@@ -381,7 +381,7 @@ fn go_on_from(
         ))),
         // Whole, with the adapters that it was trained by in it: a base of its own, for new ones.
         (None, HeadKind::Scalar) => {
-            let model = files.load(sft.weights.device())?.into_base()?;
+            let model = files.load(sft.weights.device(), sft.weights.precision())?.into_base()?;
             Ok((model.config, model.weights))
         }
     }

@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use collimate_models::arch::{HeadKind, LoraConfig, scalar_from_language};
-use collimate_models::data::comparisons::{read_comparisons, tokenize_comparisons};
-use collimate_models::data::corpus::split_by_index;
+use collimate_models::data::comparisons::{heldout_by_prompt, read_comparisons, tokenize_comparisons};
 use collimate_models::data::demonstrations::stream_examples;
 use collimate_models::data::limit::{Fitted, LengthCounts, LengthLimit, TooLong};
 use collimate_models::reward::BuiltinReward;
@@ -18,7 +17,7 @@ use collimate_protocol::records::RewardSummary;
 use super::context::{StageContext, StageError};
 use super::inputs::ModelFiles;
 use super::labeler::{self, Asked};
-use super::labels_used;
+use super::labels_used::Labels;
 use super::memory;
 use super::outputs::{save_trained, write_lines};
 use super::recipe::CorpusConfig;
@@ -48,7 +47,7 @@ pub struct RewardConfig {
     /// A file of demonstrations, whose mean score the bias shifts to 0. Without it, they are cut from the corpus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub demonstrations: Option<PathBuf>,
-    /// Share of the comparisons that is held out to measure accuracy.
+    /// Share of the prompts whose comparisons are held out to measure accuracy.
     pub heldout_share: f64,
     /// The most tokens of a prompt with one of its responses, in a file; 0 takes the model's whole context.
     pub max_tokens: usize,
@@ -132,17 +131,22 @@ pub fn run(
     let mut counts = LengthCounts::default();
     let fitted = tokenize_comparisons(&records, &files.tokenizer, limit)?.into_iter();
     let fitted: Vec<Option<RankedResponses>> = fitted.map(|one| counts.count(one)).collect();
-    let is_kept: Vec<bool> = fitted.iter().map(Option::is_some).collect();
-    labels_used::write(&context.out_dir, &comparisons_path, &is_kept, config.heldout_share)?;
-    let ranked: Vec<RankedResponses> = fitted.into_iter().flatten().collect();
     if let Some(told) = counts.tell("comparisons", limit) {
         context.observer.warn(&told);
     }
+    let labels = Labels::new(records.iter().map(|record| record.name.clone()), &fitted);
+    let kept = records.iter().zip(fitted).filter_map(|(record, fitted)| Some((&record.comparison.prompt, fitted?)));
+    let (prompts, ranked): (Vec<_>, Vec<RankedResponses>) = kept.unzip();
+    let is_heldout = heldout_by_prompt(prompts, config.heldout_share);
     let k = ranked.iter().map(|comparison| comparison.ranks.len()).max().unwrap_or(0);
-    let (train, heldout) = split_by_index(ranked, config.heldout_share);
+    let (mut train, mut heldout) = (Vec::new(), Vec::new());
+    for (comparison, is_heldout) in ranked.into_iter().zip(&is_heldout) {
+        if *is_heldout { heldout.push(comparison) } else { train.push(comparison) }
+    }
     if train.is_empty() || heldout.is_empty() {
         return Err(StageError::Setting(format!(
-            "{}: {} comparisons to train on and {} held out: there must be at least one of each",
+            "{}: {} comparisons to train on and {} held out, all of a prompt's together: there must be at least one of \
+             each",
             comparisons_path.display(),
             train.len(),
             heldout.len()
@@ -188,6 +192,7 @@ pub fn run(
     }
     let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
     let bias = trainer.shift_bias(&demonstrations)?;
+    labels.write(&context.out_dir, &trainer.model()?, [&train, &heldout], &is_heldout, budget)?;
     let weights = trainer.weights()?;
     save_trained(context, &files, HeadKind::Scalar, &weights, config.lora.as_ref())?;
     file.remove()?;

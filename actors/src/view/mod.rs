@@ -4,12 +4,14 @@
 //! - [`hub`]: what is known of a run now, and numbered messages for whoever looks.
 //! - [`live`]: what a run in this process tells the hub. [`directory`]: what a run directory tells it.
 //! - [`server`]: the server and its secret. [`routes`]: what it answers. [`control`]: pause, resume, checkpoint, change.
+//!   [`asking`]: rollouts to people.
 //! - [`stream`]: messages as server-sent events.
 //! - `page/`: the page, embedded in the binary.
 //!
 //! All of it reads: a run goes the same way whether anybody looks or not. Only [`control`] does not, and what it does is
 //! in the run's journal.
 
+pub mod asking;
 pub mod control;
 pub mod directory;
 pub mod history;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::history::{Axis, CurveQuery};
 use super::server::Shared;
-use super::{control, stream};
+use super::{asking, control, stream};
 use crate::config;
 use crate::rundir::rollout_index::RolloutPage;
 use crate::rundir::{RolloutIndex, RolloutQuery, RunDir, RunDirError, Stage};
@@ -51,6 +51,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/curves", get(curves))
         .route("/api/rollouts", get(rollouts))
         .route("/api/rollouts/{id}", get(rollout))
+        .route("/api/rollouts/{id}/label", post(asking::ask))
         .route("/api/events", get(events))
         .route("/api/control/{command}", post(control::command))
         .route("/api/settings", post(control::change))
@@ -92,6 +93,7 @@ async fn run(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "name": name,
             "root": shared.root.display().to_string(),
             "settings": settings,
+            "can_ask_people": shared.labels.is_some(),
             "is_commandable": is_commandable,
             "is_live": known.is_live,
             "stage": known.stage,
@@ -166,7 +168,7 @@ async fn curves(
 }
 
 /// Reads the rollouts beside the event loop: that may take a while where they are read for the first time.
-async fn read<R: Send + 'static>(
+pub(super) async fn read<R: Send + 'static>(
     shared: Arc<Shared>,
     read: impl FnOnce(&RolloutIndex) -> Result<R, RunDirError> + Send + 'static,
 ) -> Result<R, ApiError> {

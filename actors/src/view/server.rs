@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::live::Watched;
 use super::routes;
+use crate::label::store::Store;
 use crate::rundir::{RolloutIndex, RunDirError};
 use crate::web::bind::{listen, parse_address, serve_on_a_thread};
 use crate::web::{BindError, BindRule, Guard, Hosts, SessionCookie, Token, TokenHash, local_url, secured};
@@ -41,6 +42,8 @@ pub struct Shared {
     pub root: PathBuf,
     /// Its rollouts; `None` until somebody asks for them.
     index: Mutex<Option<RolloutIndex>>,
+    /// The project in which people are asked about its rollouts, if one was named.
+    pub labels: Option<Store>,
     /// Of the run's token.
     pub secret: TokenHash,
     /// The cookie that carries it.
@@ -88,16 +91,17 @@ impl Door {
     }
 
     /// Serves a run until the process ends, on a thread of its own; the link that opens its page. The link holds the
-    /// run's token, which is nowhere else.
+    /// run's token, which is nowhere else. Rollouts can be made tasks in the project `labels`.
     ///
     /// # Errors
     /// There is no thread.
-    pub fn serve(self, watched: Arc<Watched>, root: PathBuf) -> Result<String, ViewError> {
+    pub fn serve(self, watched: Arc<Watched>, root: PathBuf, labels: Option<Store>) -> Result<String, ViewError> {
         let token = Token::random();
         let shared = Shared {
             watched,
             root,
             index: Mutex::new(None),
+            labels,
             secret: token.hash(),
             session: SessionCookie::new("view", self.address.port(), false),
             streams: Arc::new(Semaphore::new(N_STREAMS)),

@@ -192,6 +192,7 @@ fn context<'a>(recipe: &Recipe, observer: &'a mut Unobserved) -> Result<StageCon
     Ok(StageContext {
         seed: recipe.seed,
         device: device::open(&recipe.device.0)?,
+        precision: recipe.precision,
         // Nothing is written.
         out_dir: Stage::Ppo.name().into(),
         stop: StopFlag::default(),

@@ -169,9 +169,18 @@ impl ScalarModel {
         &self.decoder
     }
 
+    /// What the head reads at each of these packed rows: the last hidden state, `(R, C)`.
+    pub fn hidden_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
+        self.decoder.forward_packed_at(packed, rows)
+    }
+
     /// The scalar at each of these packed rows: `(R,)`.
     pub fn scalars_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
-        let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
-        Ok(kernels::linear(&hidden, &self.weight, WeightLayout::OutIn, Some(&self.bias))?.squeeze(1)?)
+        self.scalars_of(&self.hidden_at(packed, rows)?)
+    }
+
+    /// The scalars `(R,)` of hidden states `(R, C)`.
+    pub fn scalars_of(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(kernels::linear(hidden, &self.weight, WeightLayout::OutIn, Some(&self.bias))?.squeeze(1)?)
     }
 }

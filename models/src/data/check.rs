@@ -2,7 +2,7 @@
 
 mod content;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -162,13 +162,22 @@ struct Seen {
     records: HashSet<u64>,
     n_records: usize,
     n_duplicates: usize,
+    /// The prompts of comparisons, each with its number.
+    compared: HashMap<u64, usize>,
     trained: HashSet<u64>,
     heldout: Vec<u64>,
 }
 
 impl Seen {
     fn add(&mut self, content: &Content, heldout_share: f64, other_file: Option<&HashSet<u64>>) {
-        let idx = self.n_records;
+        let idx = match content {
+            // As the reward stage holds them out: all of a prompt's together.
+            Content::Comparison(_) => {
+                let next = self.compared.len();
+                *self.compared.entry(content.prompt_hash()).or_insert(next)
+            }
+            _ => self.n_records,
+        };
         self.n_records += 1;
         if !self.records.insert(content.whole_hash()) {
             self.n_duplicates += 1;
@@ -271,6 +280,15 @@ mod tests {
         assert_eq!(report.unread, BTreeMap::from([("id".to_owned(), 3)]));
         let segment = |text: &str, is_learnt| Segment { text: text.into(), is_learnt };
         assert_eq!(report.examples, [vec![segment("a", false), segment("bc<|endoftext|>", true)]]);
+    }
+
+    #[test]
+    fn comparisons_of_one_prompt_are_held_out_together_as_the_reward_stage_has_it() {
+        let line = |prompt: &str| format!(r#"{{"prompt": "{prompt}", "chosen": "b", "rejected": "c"}}"#);
+        let options = CheckOptions { max_len: None, heldout_share: 0.5, heldout: None, n_examples: 0 };
+        let lines = ["a", "b", "a", "b", "b"].map(line).join("\n");
+        let report = checked("data.jsonl", &lines, &options, None);
+        assert_eq!((report.n_records, report.n_heldout, report.n_leaks), (5, 3, 0));
     }
 
     #[test]

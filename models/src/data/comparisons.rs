@@ -1,10 +1,12 @@
 //! Comparisons that the reward model trains on.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use collimate_protocol::records::{Comparison, ComparisonTokens};
+use collimate_protocol::records::{Comparison, ComparisonTokens, LabelName, PromptText};
 use serde_json::{Map, Value};
 
+use super::corpus::is_heldout;
 use super::dialogue::Problem;
 use super::framing::{prompt_tokens, response_tokens};
 use super::limit::{Fitted, LengthLimit};
@@ -51,14 +53,50 @@ fn token_problem(tokens: &ComparisonTokens, n_responses: usize) -> Option<String
     (n != n_responses).then(|| format!("has {n_responses} responses and {n} under `tokens.responses`"))
 }
 
+/// A comparison, with the name of the label that it is where a labeler made it: exports of `collimate label` name `task`,
+/// `labeler` and `revision` in each line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedComparison {
+    /// The comparison.
+    pub comparison: Comparison,
+    /// The label's name.
+    pub name: Option<LabelName>,
+}
+
+impl Record for NamedComparison {
+    const NAME: &'static str = Comparison::NAME;
+
+    fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
+        Ok(Self { comparison: Comparison::read(schema, row)?, name: name_of(row) })
+    }
+}
+
+fn name_of(row: &Map<String, Value>) -> Option<LabelName> {
+    let text = |key: &str| row.get(key)?.as_str().map(str::to_owned);
+    let revision = row.get("revision")?.as_u64().and_then(|revision| u32::try_from(revision).ok())?;
+    Some(LabelName { task: text("task")?, labeler: text("labeler")?, revision })
+}
+
+/// Which of these prompts' records are held out: of the prompts, in the order of their first appearance, as many as
+/// [`is_heldout`] says. All records of one prompt are on the same side, so that no model is measured on a prompt that it
+/// was trained on.
+pub fn heldout_by_prompt<'a>(prompts: impl IntoIterator<Item = &'a PromptText>, heldout_share: f64) -> Vec<bool> {
+    let mut numbers = HashMap::<&PromptText, usize>::new();
+    let number_of = |prompt: &'a PromptText| {
+        let next = numbers.len();
+        *numbers.entry(prompt).or_insert(next)
+    };
+    prompts.into_iter().map(number_of).map(|number| is_heldout(number, heldout_share)).collect()
+}
+
 /// Reads a comparisons file. A comparison whose responses all tie is allowed, though it holds no pair: see
 /// [`n_without_pairs`].
 ///
 /// # Errors
 /// Names the file, the line, and what is wrong. A file in which all is tied teaches nothing and is refused.
-pub fn read_comparisons(path: &Path) -> Result<Records<Comparison>> {
-    let comparisons = Records::read(path)?;
-    if n_without_pairs(comparisons.iter()) == comparisons.len() {
+pub fn read_comparisons(path: &Path) -> Result<Records<NamedComparison>> {
+    let comparisons: Records<NamedComparison> = Records::read(path)?;
+    if n_without_pairs(comparisons.iter().map(|one| &one.comparison)) == comparisons.len() {
         return Err(Error::bad_file(
             path,
             "all responses of every comparison are tied, so there is no pair to learn from",
@@ -79,45 +117,57 @@ pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>
     comparisons.into_iter().filter(all_tie).count()
 }
 
-/// The comparisons' tokens: for each response one sequence, the prompt before it. Where a comparison carries the tokens
-/// that were sampled, those are used as they are; a response that is text gets one end token.
+/// For each response one sequence of tokens, the prompt before it. Where the tokens that were sampled are known, they are
+/// used as they are; a response that is text gets one end token.
+///
+/// # Errors
+/// A prompt without tokens, or a token that the tokenizer does not have.
+pub fn response_sequences(
+    tokenizer: &Tokenizer,
+    prompt: &PromptText,
+    responses: &[String],
+    tokens: Option<&ComparisonTokens>,
+) -> Result<Vec<Vec<u32>>> {
+    let (prompt, responses) = match tokens {
+        Some(tokens) => (tokens.prompt.clone(), tokens.responses.clone()),
+        None => {
+            let responses = responses.iter().map(|response| response_tokens(tokenizer, prompt, response));
+            (prompt_tokens(tokenizer, prompt)?, responses.collect::<Result<_>>()?)
+        }
+    };
+    let vocab_size = tokenizer.vocab_size();
+    let sequence = |response: Vec<u32>| {
+        let sequence = [prompt.as_slice(), &response].concat();
+        match sequence.iter().find(|&&id| id as usize >= vocab_size) {
+            None => Ok(sequence),
+            Some(id) => Err(Error::invalid(format!(
+                "`tokens` holds {id}, and the tokenizer's tokens end at {}: were they sampled with another one?",
+                vocab_size - 1
+            ))),
+        }
+    };
+    responses.into_iter().map(sequence).collect()
+}
+
+/// The comparisons' tokens, as [`response_sequences`] has them.
 ///
 /// # Errors
 /// A sequence that the limit refuses, a prompt without tokens, or a token that the tokenizer does not have; the line is
 /// named.
 pub fn tokenize_comparisons(
-    comparisons: &Records<Comparison>,
+    comparisons: &Records<NamedComparison>,
     tokenizer: &Tokenizer,
     limit: LengthLimit,
 ) -> Result<Vec<Fitted<RankedResponses>>> {
-    let vocab_size = tokenizer.vocab_size();
-    comparisons.try_map(|record| {
-        let (prompt, responses) = match &record.tokens {
-            Some(tokens) => (tokens.prompt.clone(), tokens.responses.clone()),
-            None => {
-                let responses =
-                    record.responses.iter().map(|response| response_tokens(tokenizer, &record.prompt, response));
-                (prompt_tokens(tokenizer, &record.prompt)?, responses.collect::<Result<_>>()?)
-            }
-        };
-        let sequence = |response: Vec<u32>| {
-            let sequence = [prompt.as_slice(), &response].concat();
-            match sequence.iter().find(|&&id| id as usize >= vocab_size) {
-                None => Ok(sequence),
-                Some(id) => Err(Error::invalid(format!(
-                    "`tokens` holds {id}, and the tokenizer's tokens end at {}: were they sampled with another one?",
-                    vocab_size - 1
-                ))),
-            }
-        };
-        let longest = responses.iter().map(Vec::len).max().unwrap_or(0);
-        let n_tokens = prompt.len() + longest;
-        let what = || format!("the prompt has {} tokens and the response {longest}: {n_tokens} in all", prompt.len());
-        if !limit.takes(n_tokens, what)? {
-            return Ok(Fitted::Dropped);
+    comparisons.try_map(|NamedComparison { comparison, .. }| {
+        let Comparison { prompt, responses, ranks, tokens } = comparison;
+        let sequences = response_sequences(tokenizer, prompt, responses, tokens.as_ref())?;
+        let n_tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let what = || format!("the prompt with its longest response has {n_tokens} tokens");
+        match limit.takes(n_tokens, what)? {
+            true => Ok(Fitted::Whole(RankedResponses { sequences, ranks: ranks.clone() })),
+            false => Ok(Fitted::Dropped),
         }
-        let sequences = responses.into_iter().map(sequence).collect::<Result<_>>()?;
-        Ok(Fitted::Whole(RankedResponses { sequences, ranks: record.ranks.clone() }))
     })
 }
 
@@ -169,11 +219,33 @@ mod tests {
         let ranked = r#"{"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 1, 2]}"#;
         let mixed = file(format!("{tied}\n{ranked}\n"));
         let comparisons = read_comparisons(mixed.path()).unwrap();
-        assert_eq!((comparisons.len(), n_without_pairs(comparisons.iter())), (2, 1));
+        let without = n_without_pairs(comparisons.iter().map(|one| &one.comparison));
+        assert_eq!((comparisons.len(), without), (2, 1));
         assert_eq!(
             problem(&format!("{tied}\n{tied}\n")),
             ": all responses of every comparison are tied, so there is no pair to learn from"
         );
+    }
+
+    #[test]
+    fn all_of_a_prompt_s_comparisons_are_on_the_same_side() {
+        let prompts: Vec<PromptText> = ["a", "b", "a", "c", "b", "d", "b"].map(PromptText::from).to_vec();
+        // Of a, b, c, d every second is held out: b and d.
+        assert_eq!(heldout_by_prompt(&prompts, 0.5), [false, true, false, false, true, true, true]);
+        // Where each prompt stands once, it is every n-th line.
+        let once: Vec<PromptText> = (0..10).map(|n| PromptText::Text(n.to_string())).collect();
+        let by_line: Vec<bool> = (0..10).map(|idx| is_heldout(idx, 0.3)).collect();
+        assert_eq!(heldout_by_prompt(&once, 0.3), by_line);
+    }
+
+    #[test]
+    fn a_label_has_a_name_where_its_line_names_all_of_it() {
+        let line = |more: &str| format!(r#"{{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2]{more}}}"#);
+        let named = r#", "task": "t", "labeler": "anna", "revision": 3"#;
+        let file = file(format!("{}\n{}\n", line(named), line(r#", "labeler": "anna""#)));
+        let names: Vec<_> = read_comparisons(file.path()).unwrap().iter().map(|one| one.name.clone()).collect();
+        let name = LabelName { task: "t".to_owned(), labeler: "anna".to_owned(), revision: 3 };
+        assert_eq!(names, [Some(name), None]);
     }
 
     #[test]
@@ -202,7 +274,7 @@ mod tests {
         let text = file(r#"{"prompt": "a", "responses": ["b", "cd"], "ranks": [2, 1]}"#);
         let message = tokenize_comparisons(&read_comparisons(text.path()).unwrap(), &bytes(), LengthLimit::context(3))
             .unwrap_err();
-        assert!(message.to_string().contains(":1: the prompt has 1 tokens and the response 3: 4 in all"), "{message}");
+        assert!(message.to_string().contains(":1: the prompt with its longest response has 4 tokens"), "{message}");
 
         let foreign = file(
             r#"{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "tokens": {"prompt": [1], "responses": [[2], [257]]}}"#,

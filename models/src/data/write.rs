@@ -93,6 +93,8 @@ fn provenance() -> Vec<Field> {
         Field::new("policy_version", DataType::UInt64, true),
         Field::new("seed", DataType::UInt64, true),
         Field::new("reward_model", DataType::Utf8, true),
+        Field::new("scores", list(DataType::Float32), true),
+        Field::new("versions", list(DataType::UInt64), true),
     ];
     vec![
         Field::new("labeler", DataType::Utf8, false),
@@ -104,6 +106,7 @@ fn provenance() -> Vec<Field> {
         Field::new("known_ranks", list(DataType::UInt32), true),
         Field::new("origin", DataType::Struct(origin.into()), false),
         Field::new("task", DataType::Utf8, false),
+        Field::new("arm", DataType::Utf8, true),
     ]
 }
 

@@ -5,13 +5,18 @@
 //! - [`labelers`]: each labeler against the consensus of the others, and against a second look at the same task.
 //! - [`mod@merge`]: n rankings to one, by Tideman's ranked pairs.
 //! - [`position`]: whether what is shown first wins more often.
+//! - [`acquisition`]: which task to label next.
+//! - [`against`]: people against a reward model, and an alarm where the two part.
 
+pub mod acquisition;
+pub mod against;
 pub mod agreement;
 pub mod labelers;
 pub mod merge;
 pub mod pairs;
 pub mod position;
 
+pub use against::{AgainstPeople, Change, JudgedRanking, against_people, over_optimisation};
 pub use agreement::{Agreement, Interval, agreement};
 pub use labelers::{Consistency, LabelerAgreement, consistency, labeler_agreement};
 pub use merge::merge;

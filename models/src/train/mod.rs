@@ -19,6 +19,8 @@ pub use microbatch::{NextTokens, cut_by_tokens, shuffled_minibatches};
 pub(crate) use passes::PassGradients;
 pub(crate) use passes::train_passes;
 pub use ppo_config::{KlControl, OffPolicy, PpoConfig, Preset};
-pub use reward::{PairAccuracy, RankedResponses, RewardTrainer, pair_accuracy, score_sequences};
+pub use reward::{
+    PairAccuracy, RankedResponses, RewardTrainer, SequenceFeatures, pair_accuracy, score_sequences, sequence_features,
+};
 pub(crate) use setup::{SkipLimit, Training, check_length, detached, first_non_finite};
 pub use setup::{StepMetrics, parameters_for};

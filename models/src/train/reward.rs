@@ -165,6 +165,11 @@ impl RewardTrainer {
 
 /// Scores `(S,)` of sequences, each read at its last token: the last row it has, whatever token stands there.
 fn scores_of(model: &ScalarModel, sequences: &[&[u32]]) -> Result<Tensor> {
+    model.scalars_of(&last_hidden(model, sequences)?)
+}
+
+/// What the head reads of sequences: the hidden state `(S, C)` at the last token of each.
+fn last_hidden(model: &ScalarModel, sequences: &[&[u32]]) -> Result<Tensor> {
     for sequence in sequences {
         check_length(model.decoder().config(), sequence.len())?;
         if sequence.is_empty() {
@@ -173,7 +178,33 @@ fn scores_of(model: &ScalarModel, sequences: &[&[u32]]) -> Result<Tensor> {
     }
     let packed = PackedSequences::new(sequences);
     let last_rows: Vec<u32> = packed.offsets[1..].iter().map(|&end| (end - 1) as u32).collect();
-    model.scalars_at(&packed, &last_rows)
+    model.hidden_at(&packed, &last_rows)
+}
+
+/// What a reward model makes of a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SequenceFeatures {
+    /// The hidden state that its head reads, `(C,)`.
+    pub hidden: Vec<f32>,
+    /// The score.
+    pub score: f32,
+}
+
+/// Hidden states and scores of sequences, each read at its last token, in passes of `microbatch_tokens`.
+pub fn sequence_features<S: AsRef<[u32]>>(
+    model: &ScalarModel,
+    sequences: &[S],
+    microbatch_tokens: usize,
+) -> Result<Vec<SequenceFeatures>> {
+    let sequences: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
+    let mut features = Vec::with_capacity(sequences.len());
+    for run in cut_by_tokens(sequences.iter().map(|sequence| sequence.len()), microbatch_tokens) {
+        let hidden = last_hidden(model, &sequences[run])?; // (S, C)
+        let scores = model.scalars_of(&hidden)?.to_vec1::<f32>()?;
+        let states = hidden.to_vec2::<f32>()?.into_iter().zip(scores);
+        features.extend(states.map(|(hidden, score)| SequenceFeatures { hidden, score }));
+    }
+    Ok(features)
 }
 
 /// Sum of the ranking losses of whole prompts, in one pass.

@@ -28,7 +28,7 @@ impl TaskKind {
 }
 
 /// Where responses came from. Labelers never see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Origin {
     /// The run directory, or what else names the run.
@@ -46,10 +46,39 @@ pub struct Origin {
     /// The reward model in use at that time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<String>,
+    /// For each response the score that it gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Vec<f32>>,
+    /// For each response the version that sampled it, where not all have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub versions: Option<Vec<u64>>,
+}
+
+/// How it came about that a task is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// It was drawn at random: what is measured on such tasks holds for all.
+    Random,
+    /// A reward model has chosen it.
+    Acquired,
+    /// A person has chosen it among a run's rollouts.
+    Picked,
+}
+
+impl Arm {
+    /// As files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Acquired => "acquired",
+            Self::Picked => "picked",
+        }
+    }
 }
 
 /// One thing to ask labelers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelTask {
     /// What to do.
@@ -133,6 +162,9 @@ pub struct Provenance {
     pub origin: Origin,
     /// The task: a hash of its content.
     pub task: String,
+    /// How it came about that the task was asked; absent where tasks were asked in their own order.
+    #[serde(default)]
+    pub arm: Option<Arm>,
 }
 
 /// A line of an export of rankings. It reads as a [`Comparison`](super::Comparison) wherever one is read.
@@ -202,8 +234,19 @@ pub enum UsedFor {
     Nothing,
 }
 
-/// A label that a reward model read: the very revision of a labeler's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The name of a label: the very revision of a labeler's answer to a task.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LabelName {
+    /// The task: a hash of its content.
+    pub task: String,
+    /// Who answered.
+    pub labeler: String,
+    /// Which of that labeler's answers to it.
+    pub revision: u32,
+}
+
+/// A label that a reward model read, by its [`LabelName`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelUse {
     /// The task: a hash of its content.
@@ -214,4 +257,8 @@ pub struct LabelUse {
     pub revision: u32,
     /// What became of it.
     pub used: UsedFor,
+    /// For each response, in the task's own order, the score by the reward model that came of it; none where the label
+    /// was too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Vec<f32>>,
 }

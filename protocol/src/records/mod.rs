@@ -12,8 +12,8 @@ mod work;
 pub use checkpoint::{Checkpoint, LedgerState, RewardModelSince};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
 pub use feedback::{
-    Answer, LabelTask, LabelUse, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin, Provenance,
-    Ranking, SCORES, TaskKind, UsedFor, Written,
+    Answer, Arm, LabelName, LabelTask, LabelUse, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin,
+    Provenance, Ranking, SCORES, TaskKind, UsedFor, Written,
 };
 pub use journal::{JournaledRollout, JournaledUpdate, VersionRun};
 pub use rollout::{EvaluatedPolicy, EvaluationRecord, RolloutRecord, TokenDetail};

@@ -16,6 +16,9 @@ pub struct RolloutRecord {
     pub sample_idx: u32,
     /// The prompt's text.
     pub prompt: String,
+    /// The prompt's token ids. None in records from before they were kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompt_tokens: Vec<u32>,
     /// The response's text.
     pub response: String,
     /// The response's token ids.

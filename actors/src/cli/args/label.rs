@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use collimate_models::feedback::acquisition::{AcquireBy, LEAST_RANDOM_SHARE};
 
 use crate::label::server::DEFAULT_PORT;
 use crate::label::transfer::Export;
@@ -27,6 +28,10 @@ pub struct LabelArgs {
     /// Try labelers with a file's rankings first. Can be given several times.
     #[arg(long, value_name = "FILE")]
     pub screening: Vec<PathBuf>,
+    /// Show the admin what became of labels in this run: which reward model read them, and what followed. Can be given several
+    /// times.
+    #[arg(long, value_name = "RUN_DIR")]
+    pub run: Vec<PathBuf>,
     /// Add a labeler. Can be given several times.
     #[arg(long, value_name = "NAME")]
     pub labeler: Vec<String>,
@@ -74,6 +79,41 @@ pub enum LabelCommand {
         #[arg(long)]
         all: bool,
     },
+    /// Choose which tasks labelers get first, by a reward model.
+    #[command(
+        long_about = "Gives every task that is still open its place: some are drawn at random, the others are chosen by a \
+            reward model, and both are asked in turns. Agreement is then told of the random ones alone, and exports say in \
+            `arm` which a label came from. A server that is running goes by the new places at once. Do it again with each \
+            new reward model.",
+        after_long_help = "Examples:\n  \
+            collimate label prioritize answers.db --model runs/mine/reward/model\n  \
+            collimate label prioritize answers.db --by random"
+    )]
+    Prioritize {
+        /// The project's database.
+        db: PathBuf,
+        /// The reward model's directory.
+        #[arg(long, value_name = "DIR")]
+        model: Option<PathBuf>,
+        /// By what.
+        #[arg(long, value_enum, default_value = "disagreement")]
+        by: By,
+        /// The share of tasks that is drawn at random, 0.2 to 1.
+        #[arg(long, value_name = "SHARE", default_value_t = LEAST_RANDOM_SHARE)]
+        random_share: f64,
+        /// Small heads that may disagree.
+        #[arg(long, value_name = "N", default_value_t = 16)]
+        heads: usize,
+        /// The reward model looks at no more than so many tasks, drawn at random; the others come after them.
+        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        most: usize,
+        /// Where the random numbers come from.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Where to compute: cpu or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+    },
     /// Print progress, and how far labelers agree.
     Agreement {
         /// The project's database.
@@ -93,4 +133,25 @@ pub enum LabelCommand {
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9470")]
         url: String,
     },
+}
+
+/// By what tasks are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// All at random.
+    Random,
+    /// What the reward model scores most alike.
+    Margin,
+    /// What many small heads on the reward model disagree on most, and nothing twice.
+    Disagreement,
+}
+
+impl From<By> for AcquireBy {
+    fn from(by: By) -> Self {
+        match by {
+            By::Random => Self::Random,
+            By::Margin => Self::Margin,
+            By::Disagreement => Self::Disagreement,
+        }
+    }
 }

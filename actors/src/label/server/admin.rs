@@ -1,13 +1,17 @@
 //! What the admin asks for.
 
+use std::path::PathBuf;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use collimate_protocol::records::LabelTask;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Site;
 use super::who::{AsAdmin, blocking};
+use crate::label::effects::{self, Effects, RunRecord, TaskEffect};
 use crate::label::overview::{self, Overview};
 use crate::label::store::now;
 use crate::label::store::tasks::{Purpose, add};
@@ -18,6 +22,36 @@ pub async fn overview(State(site): State<Site>, _: AsAdmin) -> Result<Json<Overv
     let store = site.0.store.clone();
     let overview = blocking(move || Ok(store.read(|connection| overview::overview(connection, now()))?));
     Ok(Json(overview.await?))
+}
+
+/// What the folders of the runs say now.
+fn records(runs: &[PathBuf]) -> Result<Vec<RunRecord>, ApiError> {
+    let read = |run: &PathBuf| {
+        RunRecord::read(run).map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    };
+    runs.iter().map(read).collect()
+}
+
+/// People against reward models, and the newest labels.
+pub async fn effects(State(site): State<Site>, _: AsAdmin) -> Result<Json<Effects>, ApiError> {
+    let effects = blocking(move || {
+        let runs = records(&site.0.runs)?;
+        Ok(site.0.store.read(|connection| effects::effects(connection, &runs))?)
+    });
+    Ok(Json(effects.await?))
+}
+
+/// What became of the labels of one task.
+pub async fn effects_of_task(
+    State(site): State<Site>,
+    _: AsAdmin,
+    Path(task): Path<String>,
+) -> Result<Json<TaskEffect>, ApiError> {
+    let effect = blocking(move || {
+        let runs = records(&site.0.runs)?;
+        Ok(site.0.store.read(|connection| effects::of_task(connection, &task, &runs))?)
+    });
+    effect.await?.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "there is no such task"))
 }
 
 /// Tasks to add.

@@ -10,6 +10,7 @@ pub mod page;
 pub mod who;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -37,6 +38,8 @@ struct SiteParts {
     rules: Rules,
     flags: Vec<String>,
     overlap: u32,
+    /// Directories of the runs that labels are set against.
+    runs: Vec<PathBuf>,
     /// The flags and the guidelines, as the page takes them.
     form: Value,
     cookie: SessionCookie,
@@ -83,6 +86,7 @@ impl LabelServer {
             rules: config.rules(),
             flags: config.flag_names(),
             overlap: config.overlap,
+            runs: config.runs.clone(),
             form,
             cookie: SessionCookie::new("label", address.port(), is_secure),
         }));
@@ -116,6 +120,8 @@ fn routes(site: Site) -> Router {
         .route("/api/unfinished", get(labeling::unfinished))
         .route("/api/overview", get(admin::overview))
         .route("/api/tasks", post(admin::add_tasks))
+        .route("/api/effects", get(admin::effects))
+        .route("/api/effects/{task}", get(admin::effects_of_task))
         .merge(page::FILES.routes())
         .merge(SHARED.routes())
         .with_state(site)

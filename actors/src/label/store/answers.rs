@@ -8,7 +8,7 @@ use collimate_protocol::records::{
 };
 
 use super::tasks::parsed;
-use super::{Millis, Result, StoreError, labelers, next, work};
+use super::{Millis, Result, StoreError, labelers, next, places, work};
 
 /// Which answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Answered {
 pub fn each<E: From<StoreError>>(
     connection: &Connection,
     which: Which,
-    mut take: impl FnMut(Answered) -> std::result::Result<(), E>,
+    take: impl FnMut(Answered) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let of_which = match which {
         Which::All => "",
@@ -43,13 +43,31 @@ pub fn each<E: From<StoreError>>(
                AND n.revision = (SELECT max(revision) FROM answers WHERE assignment = a.id)"
         }
     };
+    take_all(connection, &format!("{of_which} ORDER BY n.at, n.id"), [], take)
+}
+
+/// Calls `take` with every revision of each answer to a task, in the order in which they were given, without repeats.
+pub fn of_task<E: From<StoreError>>(
+    connection: &Connection,
+    task: i64,
+    take: impl FnMut(Answered) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    take_all(connection, "WHERE a.task = ?1 AND a.pass = 0 ORDER BY n.at, n.id", [task], take)
+}
+
+fn take_all<E: From<StoreError>>(
+    connection: &Connection,
+    which: &str,
+    values: impl rusqlite::Params,
+    mut take: impl FnMut(Answered) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let query = format!(
-        "SELECT t.body, n.body, l.name, n.at, n.revision, n.seconds, a.shown, a.pass, t.known, t.content
+        "SELECT t.body, n.body, l.name, n.at, n.revision, n.seconds, a.shown, a.pass, t.known, t.content, t.arm
          FROM answers n JOIN assignments a ON a.id = n.assignment JOIN tasks t ON t.id = a.task
-         JOIN labelers l ON l.id = a.labeler {of_which} ORDER BY n.at, n.id"
+         JOIN labelers l ON l.id = a.labeler {which}"
     );
     let mut statement = connection.prepare(&query).map_err(StoreError::from)?;
-    let mut rows = statement.query([]).map_err(StoreError::from)?;
+    let mut rows = statement.query(values).map_err(StoreError::from)?;
     while let Some(row) = rows.next().map_err(StoreError::from)? {
         take(answered(row)?)?;
     }
@@ -68,6 +86,7 @@ fn answered(row: &rusqlite::Row<'_>) -> Result<Answered> {
         is_repeat: row.get::<_, i64>(7)? > 0,
         known_ranks: row.get::<_, Option<String>>(8)?.map(|known| parsed(&known)).transpose()?,
         task: text(9)?,
+        arm: places::arm_of(row.get(10)?)?,
         origin: task.origin.clone(),
     };
     Ok(Answered { answer: parsed(&text(1)?)?, task, provenance })
@@ -90,6 +109,9 @@ fn in_millis(time: &str) -> Result<Millis> {
 /// Adds an answer that a file brings, unless it is there. The task is. Tells whether it was added.
 pub fn add(connection: &Connection, task: i64, answer: &Answer, provenance: &Provenance) -> Result<bool> {
     let labeler = labelers::add(connection, &provenance.labeler)?;
+    if let Some(arm) = provenance.arm {
+        places::set_arm(connection, task, arm)?;
+    }
     let (at, pass) = (in_millis(&provenance.time)?, i64::from(provenance.is_repeat));
     let assignment = match next::find(connection, task, labeler, pass)? {
         Some(id) => id,

@@ -6,11 +6,13 @@
 //!
 //! - [`tasks`]: what is asked. [`labelers`]: who is asked.
 //! - [`next`]: which task a labeler gets. [`work`]: drafts, answers, skips, undo.
+//! - [`places`]: in which order tasks come.
 //! - [`answers`]: answers as files bring them and take them. [`stats`]: how it is going.
 
 pub mod answers;
 pub mod labelers;
 pub mod next;
+pub mod places;
 pub mod stats;
 pub mod tasks;
 pub mod work;
@@ -27,8 +29,10 @@ pub type Millis = i64;
 
 /// "CLMT": says in the file's header whose it is.
 const APPLICATION_ID: i32 = 0x434c_4d54;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
+/// What makes tables of this version of those before it.
+const FROM_1_TO_2: &str = include_str!("from_1_to_2.sql");
 /// How long one process waits for another's transaction: an import of many tasks takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that share a transaction. More would keep the first of them waiting.
@@ -172,7 +176,7 @@ fn prepare(connection: &Connection) -> std::result::Result<(), String> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(in_words)?;
     match (n_tables, application, version) {
         (0, ..) => {}
-        (_, APPLICATION_ID, SCHEMA_VERSION) => {}
+        (_, APPLICATION_ID, SCHEMA_VERSION | 1) => {}
         (_, APPLICATION_ID, version) => {
             return Err(format!(
                 "was written by another version of Collimate (its tables are of version {version}, expected \
@@ -184,14 +188,16 @@ fn prepare(connection: &Connection) -> std::result::Result<(), String> {
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         .map_err(in_words)?;
-    if n_tables == 0 {
-        let tables = format!(
-            "BEGIN IMMEDIATE; {SCHEMA}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = \
-             {SCHEMA_VERSION}; COMMIT;"
-        );
-        connection.execute_batch(&tables).map_err(in_words)?;
-    }
-    Ok(())
+    let change = match (n_tables, version) {
+        (0, _) => SCHEMA,
+        (_, 1) => FROM_1_TO_2,
+        _ => return Ok(()),
+    };
+    let tables = format!(
+        "BEGIN IMMEDIATE; {change}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; \
+         COMMIT;"
+    );
+    connection.execute_batch(&tables).map_err(in_words)
 }
 
 /// Takes what is waiting into one transaction, commits, and then tells those who wait.

@@ -1,9 +1,9 @@
 //! Which task a labeler gets next.
 //!
-//! Tasks are handed out when they are asked for, in the order of their numbers. Each labeler has been through them up to
-//! one of them (`last_task`), and does not look at those before it again: a task behind that point which opens again is
-//! put on the list of returns, and that list each labeler goes through once too (`last_return`). So handing out takes as
-//! long with a million tasks as with ten.
+//! Tasks are handed out when they are asked for: those with a place in its order, then the others in the order of their
+//! numbers. Each labeler has been through them up to one of them (`last_place`, `last_task`), and does not look at those
+//! before it again: a task behind that point which opens again is put on the list of returns, and that list each labeler
+//! goes through once too (`last_return`). So handing out takes as long with a million tasks as with ten.
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -87,7 +87,7 @@ pub fn next(connection: &Connection, labeler: i64, wanted: Option<&str>, rules: 
         insert(connection, task, labeler, 1, &reversed, rules, now)?;
         return taken(connection, task, labeler, 1, rules, now);
     }
-    for find in [returned, unseen] {
+    for find in [returned, placed, unseen] {
         if let Some(task) = find(connection, labeler)? {
             return taken(connection, task, labeler, 0, rules, now);
         }
@@ -291,11 +291,31 @@ fn returned(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
     Ok(found.map(|(_, task)| task))
 }
 
-/// The next of the tasks that the labeler has not been to.
+/// The next of the tasks with a place.
+fn placed(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT t.place, t.id FROM tasks t INDEXED BY tasks_placed
+         WHERE t.known IS NULL AND t.n_taken < t.wanted AND t.place IS NOT NULL
+           AND t.place > (SELECT last_place FROM labelers WHERE id = ?1)
+           AND NOT EXISTS (SELECT 1 FROM assignments a
+                           WHERE a.task = t.id AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
+         ORDER BY t.place LIMIT 1",
+    )?;
+    let found: Option<(i64, i64)> = statement.query_row([labeler], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    // Through all of them, until places are given anew.
+    let seen = found.map_or(i64::MAX, |(place, _)| place);
+    let mut statement =
+        connection.prepare_cached("UPDATE labelers SET last_place = ?2 WHERE id = ?1 AND last_place <> ?2")?;
+    statement.execute([labeler, seen])?;
+    Ok(found.map(|(_, task)| task))
+}
+
+/// The next of the tasks without a place that the labeler has not been to.
 fn unseen(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT t.id FROM tasks t INDEXED BY tasks_open
-         WHERE t.known IS NULL AND t.n_taken < t.wanted AND t.id > (SELECT last_task FROM labelers WHERE id = ?1)
+         WHERE t.known IS NULL AND t.n_taken < t.wanted AND t.place IS NULL
+           AND t.id > (SELECT last_task FROM labelers WHERE id = ?1)
            AND NOT EXISTS (SELECT 1 FROM assignments a
                            WHERE a.task = t.id AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
          ORDER BY t.id LIMIT 1",

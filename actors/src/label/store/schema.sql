@@ -7,9 +7,15 @@ CREATE TABLE tasks (
     known     TEXT,
     -- How many labelers are to answer; and how many have, or are at it.
     wanted    INTEGER NOT NULL,
-    n_taken   INTEGER NOT NULL DEFAULT 0
+    n_taken   INTEGER NOT NULL DEFAULT 0,
+    -- How it came about that it is asked (an Arm); and its place among those that have one, which come first.
+    arm       TEXT,
+    place     INTEGER,
+    -- What the reward model that gave it its place made of its responses (a Told).
+    told      TEXT
 );
-CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted;
+CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted AND place IS NULL;
+CREATE INDEX tasks_placed ON tasks (place) WHERE known IS NULL AND n_taken < wanted AND place IS NOT NULL;
 CREATE INDEX tasks_screening ON tasks (id) WHERE known IS NOT NULL;
 
 CREATE TABLE labelers (
@@ -19,9 +25,10 @@ CREATE TABLE labelers (
     is_admin  INTEGER NOT NULL,
     -- Whether the screening tasks are done, and were done well enough.
     has_passed INTEGER,
-    -- Up to where this labeler has been through the tasks, and through those that came back.
+    -- Up to where this labeler has been through the tasks, through those that came back, and through the places.
     last_task INTEGER NOT NULL DEFAULT 0,
-    last_return INTEGER NOT NULL DEFAULT 0
+    last_return INTEGER NOT NULL DEFAULT 0,
+    last_place INTEGER NOT NULL DEFAULT 0
 );
 
 -- A labeler and a task: taken, left, skipped or answered. `pass` is 1 for a hidden repeat.

@@ -6,9 +6,10 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use collimate_models::feedback::Vote;
-use collimate_protocol::records::Answer;
+use collimate_protocol::records::{Answer, Arm};
 
 use super::next::screening_agreement;
+use super::places::arm_of;
 use super::tasks::parsed;
 use super::{Millis, Result};
 
@@ -56,7 +57,12 @@ pub fn tasks(connection: &Connection) -> Result<TaskCounts> {
     let count = |query: &str| -> Result<i64> { Ok(connection.query_row(query, [], |row| row.get(0))?) };
     Ok(TaskCounts {
         n_tasks: count("SELECT count(*) FROM tasks WHERE known IS NULL")?,
-        n_open: count("SELECT count(*) FROM tasks INDEXED BY tasks_open WHERE known IS NULL AND n_taken < wanted")?,
+        n_open: count(
+            "SELECT (SELECT count(*) FROM tasks INDEXED BY tasks_open
+                     WHERE known IS NULL AND n_taken < wanted AND place IS NULL)
+                  + (SELECT count(*) FROM tasks INDEXED BY tasks_placed
+                     WHERE known IS NULL AND n_taken < wanted AND place IS NOT NULL)",
+        )?,
         n_taken: count("SELECT count(DISTINCT task) FROM assignments WHERE state = 'taken'")?,
         n_screening: count("SELECT count(*) FROM tasks WHERE known IS NOT NULL")?,
         n_wanted: count("SELECT coalesce(sum(wanted), 0) FROM tasks WHERE known IS NULL")?,
@@ -133,25 +139,28 @@ pub struct StatedRanking {
     pub shown: Vec<usize>,
     /// Whether it is a hidden repeat.
     pub is_repeat: bool,
+    /// How it came about that the task was asked, if that was said.
+    pub arm: Option<Arm>,
 }
 
 /// The newest revision of every ranking, without the screening's.
 pub fn rankings(connection: &Connection) -> Result<Vec<StatedRanking>> {
     let mut statement = connection.prepare(
-        "SELECT a.task, a.labeler, n.body, a.shown, a.pass
+        "SELECT a.task, a.labeler, n.body, a.shown, a.pass, t.arm
          FROM answers n JOIN assignments a ON a.id = n.assignment JOIN tasks t ON t.id = a.task
          WHERE t.known IS NULL AND n.revision = (SELECT max(revision) FROM answers WHERE assignment = a.id)
          ORDER BY n.id",
     )?;
     let rows = statement.query_map([], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?, row.get::<_, i64>(4)?))
+        let (body, shown): (String, String) = (row.get(2)?, row.get(3)?);
+        Ok((row.get(0)?, row.get(1)?, body, shown, row.get::<_, i64>(4)?, row.get(5)?))
     })?;
     let mut rankings = Vec::new();
     for row in rows {
-        let (task, labeler, body, shown, pass): (i64, i64, _, _, _) = row?;
+        let (task, labeler, body, shown, pass, arm): (i64, i64, _, _, _, _) = row?;
         if let Answer::Ranking(ranking) = parsed(&body)? {
             let vote = Vote { task: task as u64, labeler: labeler as u64, ranks: ranking.ranks };
-            rankings.push(StatedRanking { vote, shown: parsed(&shown)?, is_repeat: pass > 0 });
+            rankings.push(StatedRanking { vote, shown: parsed(&shown)?, is_repeat: pass > 0, arm: arm_of(arm)? });
         }
     }
     Ok(rankings)

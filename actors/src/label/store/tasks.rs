@@ -82,7 +82,7 @@ pub fn get(connection: &Connection, task: i64) -> Result<LabelTask> {
 }
 
 /// Reads what this module wrote.
-pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+pub(in crate::label) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text)
         .map_err(|error| StoreError::Invalid(format!("a row of the database is not what was written: {error}")))
 }
@@ -92,9 +92,14 @@ pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
 pub fn set_overlap(connection: &Connection, wanted: u32) -> Result<()> {
     let changed = connection.execute("UPDATE tasks SET wanted = ?1 WHERE known IS NULL AND wanted <> ?1", [wanted])?;
     if changed > 0 {
-        connection.execute("UPDATE labelers SET last_task = 0", [])?;
+        connection.execute("UPDATE labelers SET last_task = 0, last_place = 0", [])?;
     }
     Ok(())
+}
+
+/// How many labelers are wanted for a task here: as many as for the one that most are wanted for; 1 where there is none.
+pub fn most_wanted(connection: &Connection) -> Result<u32> {
+    Ok(connection.query_row("SELECT coalesce(max(wanted), 1) FROM tasks WHERE known IS NULL", [], |row| row.get(0))?)
 }
 
 /// What was asked last: what people know a task by.

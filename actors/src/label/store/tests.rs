@@ -1,9 +1,10 @@
 //! The store with a clock of its own: nothing here waits.
 
-use collimate_protocol::records::{Answer, LabelTask, Origin, PromptText, Ranking, TaskKind};
+use collimate_protocol::records::{Answer, Arm, LabelTask, Origin, PromptText, Ranking, TaskKind};
 
 use super::answers::{Answered, Which};
 use super::next::{Assignment, Next, Rules, next};
+use super::places::{Placed, Told};
 use super::tasks::{Purpose, add};
 use super::work::{resume, save_draft, skip, submit, undo, unfinished};
 use super::*;
@@ -346,6 +347,130 @@ fn the_same_content_is_one_task_wherever_it_came_from() {
     assert_eq!(error, "has 1 responses, expected 2 to 9 (`rank`)");
 }
 
+/// All open tasks in the opposite order, each second one drawn at random.
+fn place_backwards(project: &Project) {
+    let open = places::open_tasks(&project.connection).unwrap();
+    let arm = |idx: usize| if idx.is_multiple_of(2) { Arm::Random } else { Arm::Acquired };
+    let told = Told { model: "m".to_owned(), scores: vec![1.0, 0.0, -1.0] };
+    let order = open.iter().rev().enumerate().map(|(idx, task)| Placed {
+        task: task.id,
+        arm: arm(idx),
+        told: Some(told.clone()),
+    });
+    places::set(&project.connection, &order.collect::<Vec<_>>()).unwrap();
+}
+
+fn prompts(project: &Project, labeler: i64, n: usize) -> Vec<String> {
+    (0..n).map(|_| prompt(&project.task(labeler))).collect()
+}
+
+#[test]
+fn tasks_with_a_place_come_first_in_its_order_and_what_comes_later_after_them() {
+    let project = Project::new(4, 1);
+    place_backwards(&project);
+    project.add(&ranking(9), Purpose::Work { wanted: 1 });
+    let anna = project.labeler("anna");
+    assert_eq!(prompts(&project, anna, 5), ["prompt 3", "prompt 2", "prompt 1", "prompt 0", "prompt 9"]);
+    assert_eq!(stats::tasks(&project.connection).unwrap().n_open, 0);
+}
+
+#[test]
+fn new_places_are_gone_by_at_once_and_nobody_gets_a_task_twice() {
+    let project = Project::new(6, 2);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    assert_eq!(prompts(&project, anna, 2), ["prompt 0", "prompt 1"]);
+    place_backwards(&project);
+    assert_eq!(prompts(&project, anna, 2), ["prompt 5", "prompt 4"]);
+    place_backwards(&project);
+    assert_eq!(prompts(&project, anna, 2), ["prompt 3", "prompt 2"], "hers are not hers again");
+    assert_eq!(project.next(anna), Next::Done);
+    assert_eq!(prompts(&project, ben, 6), [5, 4, 3, 2, 1, 0].map(|n| format!("prompt {n}")));
+}
+
+#[test]
+fn a_task_that_was_put_first_and_one_that_comes_back_are_before_all_places() {
+    let project = Project::new(3, 1);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    place_backwards(&project);
+    let picked = project.add(&ranking(7), Purpose::Work { wanted: 1 });
+    places::set_arm(&project.connection, picked, Arm::Picked).unwrap();
+    places::put_first(&project.connection, picked).unwrap();
+    let first = project.task(anna);
+    assert_eq!(prompt(&first), "prompt 7");
+    let second = project.task(anna);
+    assert_eq!(prompt(&second), "prompt 2");
+    project.skip(anna, &second.handle, &Draft::default());
+    assert_eq!(prompts(&project, ben, 3), ["prompt 2", "prompt 1", "prompt 0"]);
+}
+
+#[test]
+fn an_arm_is_said_once_and_comes_out_with_the_answer() {
+    let project = Project::new(2, 1);
+    place_backwards(&project);
+    // Now the other way round: the arms stay.
+    let open = places::open_tasks(&project.connection).unwrap();
+    assert_eq!(open.iter().map(|task| task.arm).collect::<Vec<_>>(), [Some(Arm::Acquired), Some(Arm::Random)]);
+    let other = |task: &places::OpenTask| Placed { task: task.id, arm: Arm::Random, told: None };
+    places::set(&project.connection, &open.iter().map(other).collect::<Vec<_>>()).unwrap();
+    let anna = project.labeler("anna");
+    for _ in 0..2 {
+        let task = project.task(anna);
+        project.answer(anna, &task);
+    }
+    let arms: Vec<Option<Arm>> = project.answers(Which::All).iter().map(|one| one.provenance.arm).collect();
+    assert_eq!(arms, [Some(Arm::Acquired), Some(Arm::Random)]);
+    let overview = crate::label::overview::overview(&project.connection, project.now.get()).unwrap();
+    assert_eq!(overview.n_chosen, 1);
+    let missing = Placed { task: 99, arm: Arm::Random, told: None };
+    assert!(matches!(places::set(&project.connection, &[missing]), Err(StoreError::NotFound(_))));
+}
+
+#[test]
+fn agreement_is_of_the_tasks_that_nobody_chose() {
+    let project = Project::new(4, 2);
+    place_backwards(&project);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    for _ in 0..4 {
+        // They agree on what was drawn at random, and say the opposite of what was chosen.
+        let (one, other) = (project.task(anna), project.task(ben));
+        let is_random = ["prompt 3", "prompt 1"].contains(&prompt(&one).as_str());
+        project.submit_as(anna, &one.handle, &one.handle, &in_task_order(&one)).unwrap();
+        let mut draft = in_task_order(&other);
+        if !is_random {
+            draft.places = draft.places.iter().map(|place| place.map(|place| 4 - place)).collect();
+        }
+        project.submit_as(ben, &other.handle, &other.handle, &draft).unwrap();
+    }
+    let overview = crate::label::overview::overview(&project.connection, project.now.get()).unwrap();
+    assert_eq!((overview.pairwise.unwrap().value, overview.n_chosen), (1.0, 4));
+    assert_eq!(overview.n_disagreements, 2, "disagreements are of all");
+}
+
+#[test]
+fn a_file_of_the_first_version_is_taken_on_with_all_that_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("old.db");
+    let store = Store::open(&path).unwrap();
+    store.write_now(|connection| add(connection, &ranking(0), &Purpose::Work { wanted: 1 }).map(drop)).unwrap();
+    drop(store);
+    // As the first version had it.
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(
+        "DROP INDEX tasks_placed; DROP INDEX tasks_open;
+         ALTER TABLE tasks DROP COLUMN arm; ALTER TABLE tasks DROP COLUMN place; ALTER TABLE tasks DROP COLUMN told;
+         ALTER TABLE labelers DROP COLUMN last_place;
+         CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted;
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(old);
+    let store = Store::open(&path).unwrap();
+    let open = store.read(places::open_tasks).unwrap();
+    assert_eq!((open.len(), open[0].arm), (1, None));
+    let placed = Placed { task: open[0].id, arm: Arm::Random, told: None };
+    store.write_now(move |connection| places::set(connection, &[placed])).unwrap();
+}
+
 #[test]
 fn a_token_is_known_by_its_hash_and_a_new_one_ends_the_old_one() {
     let project = Project::new(0, 1);
@@ -408,7 +533,8 @@ fn a_million_tasks_are_handed_out_as_fast_as_ten() {
                  INSERT INTO assignments (handle, task, labeler, pass, state, shown, taken_at, expires_at, finished_at)
                  SELECT 'a' || id, id, 1, 0, CASE WHEN id % 5 THEN 'answered' ELSE 'skipped' END, '[0,1,2]', 0, 0, id
                  FROM tasks WHERE id <= 500000;
-                 INSERT INTO returns (task) SELECT id FROM tasks WHERE id <= 500000 AND id % 5 = 0;",
+                 INSERT INTO returns (task) SELECT id FROM tasks WHERE id <= 500000 AND id % 5 = 0;
+                 UPDATE tasks SET place = 1000001 - id, arm = 'acquired' WHERE id % 2 = 0;",
             )?;
             Ok(())
         })

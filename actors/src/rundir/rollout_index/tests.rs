@@ -12,6 +12,7 @@ fn record(version: u64, prompt_id: u64, score: f32, response: &str) -> RolloutRe
         prompt_id: PromptId(prompt_id),
         sample_idx: 0,
         prompt: format!("prompt number {prompt_id}"),
+        prompt_tokens: vec![1, 2],
         response: response.to_owned(),
         response_tokens: vec![1; response.len()],
         logprobs: vec![-1.0; response.len()],

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use collimate_models::data::Records;
-use collimate_models::data::comparisons::read_comparisons as records_of;
+use collimate_models::data::comparisons::{NamedComparison, read_comparisons as records_of};
 use collimate_models::data::limit::{LengthCounts, LengthLimit};
 use collimate_models::data::prompts::tokenize_prompts;
-use collimate_models::data::rows::rows;
-use collimate_protocol::records::{Comparison, LabelTask, LabeledComparison, Origin, PromptText, TaskKind};
+use collimate_protocol::records::{
+    Comparison, LabelName, LabelTask, LabeledComparison, Origin, PromptText, Provenance, TaskKind,
+};
 use collimate_protocol::roles::RewardRequest;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::config::CollectConfig;
 use crate::label::store::answers::Answered;
@@ -22,17 +22,14 @@ use crate::stages::labeler;
 use crate::stages::outputs::write_lines;
 use crate::stages::recipe::CorpusConfig;
 
-/// Keys of an exported label by which the reward stage tells which labels it read: see `labels_used`.
-const NAMES: [&str; 3] = ["task", "labeler", "revision"];
-
 /// A line of `comparisons.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
     #[serde(flatten)]
     comparison: Comparison,
-    /// Where a label has one: its task, labeler and revision.
+    /// Of the label that it is, where it has one: the reward stage tells by it which labels it read.
     #[serde(flatten)]
-    name: Map<String, Value>,
+    name: Option<LabelName>,
 }
 
 /// K responses to each prompt, and what the prompts say.
@@ -91,7 +88,7 @@ impl Sampled {
     pub fn lines(self, comparisons: Vec<Comparison>) -> Vec<Line> {
         let with_prompt = |(prompt, comparison): (PromptText, Comparison)| Line {
             comparison: Comparison { prompt, ..comparison },
-            name: Map::new(),
+            name: None,
         };
         self.prompts.into_iter().zip(comparisons).map(with_prompt).collect()
     }
@@ -189,25 +186,16 @@ impl Line {
     /// A labeler's ranking; `None` for another kind of answer.
     pub fn of(answered: Answered) -> Option<Self> {
         let LabeledComparison { prompt, responses, ranks, tokens, provenance, .. } = answered.into_comparison()?;
-        let name = NAMES.map(str::to_owned).into_iter().zip([
-            provenance.task.into(),
-            provenance.labeler.into(),
-            provenance.revision.into(),
-        ]);
-        Some(Self { comparison: Comparison { prompt, responses, ranks, tokens }, name: name.collect() })
+        let Provenance { task, labeler, revision, .. } = provenance;
+        let name = Some(LabelName { task, labeler, revision });
+        Some(Self { comparison: Comparison { prompt, responses, ranks, tokens }, name })
     }
 }
 
 /// The comparisons of a file, with the names of labels where it has them.
 pub fn read_comparisons(path: &Path) -> Result<Vec<Line>, StageError> {
-    let records = records_of(path)?;
-    let mut lines = Vec::with_capacity(records.len());
-    for (row, comparison) in rows(path)?.zip(records.into_records()) {
-        let columns = row?.columns;
-        let named = |key: &&str| columns.get(*key).map(|value| ((*key).to_owned(), value.clone()));
-        lines.push(Line { comparison, name: NAMES.iter().filter_map(named).collect() });
-    }
-    Ok(lines)
+    let records = records_of(path)?.into_records().into_iter();
+    Ok(records.map(|NamedComparison { comparison, name }| Line { comparison, name }).collect())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 // The list of rollouts: only the rows in sight are there, and what comes anew never moves what is being read.
 
-import { get } from './api.js';
+import { get, post } from './api.js';
 import { Comparison } from './compare.js';
 import { byId, debounced, h, integer, number } from './dom.js';
 import { Tokens } from './tokens.js';
@@ -62,6 +62,7 @@ export class Rollouts {
   begin(run) {
     for (const option of this.sort.options) option.hidden = option.textContent.includes('gold') && !run.settings?.has_gold;
     this.last = run.last?.[0] ?? 0;
+    this.canAskPeople = run.can_ask_people;
     this.refresh();
   }
 
@@ -214,6 +215,10 @@ export class Rollouts {
     const record = await get(`rollouts/${id}`);
     if (opened !== this.opened) return;
     const compare = h('button', { type: 'button', onclick: () => this.#compare(id, record) }, 'Compare with another version');
+    const asked = h('span', { class: 'muted asked', role: 'status' });
+    const ask = this.canAskPeople
+      ? h('button', { type: 'button', id: 'ask-people', onclick: () => this.#askPeople(id, ask, asked) }, 'Ask people')
+      : null;
     const fact = (name, value) => h('div', {}, h('dt', {}, name), h('dd', {}, value));
     const versions = [...new Set(record.versions)];
     this.detail.replaceChildren(
@@ -230,9 +235,21 @@ export class Rollouts {
           : [fact('KL penalty', number(record.kl_penalty)), fact('reward', number(record.reward))],
         fact('tokens', integer(record.response_tokens.length)),
         fact('ended', record.finish === 'end' ? 'by itself' : 'by its length')),
-      compare,
+      h('div', { class: 'tools' }, compare, ask, asked),
       new Tokens(record).element);
     this.detail.scrollTop = 0;
+  }
+
+  /** Makes a ranking task of the prompt's responses. */
+  async #askPeople(id, button, told) {
+    button.disabled = true;
+    try {
+      const { n_responses: n, is_new: isNew } = await post(`rollouts/${id}/label`, {});
+      told.textContent = isNew ? `${n} responses to this prompt are people’s next task.` : 'People have this task already.';
+    } catch (error) {
+      told.textContent = error.message;
+      button.disabled = false;
+    }
   }
 
   async #compare(id, record) {

@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let mut ppo = |shape: &str, k: &str, n_updates: usize, n_threads: usize| {
         let (seconds, after_updates) = ppo::updates(&config(shape)?, n_updates, number(k)? as u64, n_threads)?;
         memory = after_updates;
-        Ok(seconds)
+        anyhow::Ok(seconds)
     };
     let seconds = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["train", shape] => train(&config(shape)?)?,

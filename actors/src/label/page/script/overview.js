@@ -1,14 +1,12 @@
 // What the admin sees: progress, agreement, labelers, disagreements.
 
 import { Refused, ask } from "./api.js";
-import { byId, fill, h, letter } from "./dom.js";
+import { byId, fill, h } from "./dom.js";
+import { fixed, inWords, number, percent } from "./words.js";
 
 const AGAIN_MS = 10_000;
 
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
-const number = (value) => new Intl.NumberFormat("en").format(value);
 const interval = ({ low, high }, show) => `95 %: ${show(low)} to ${show(high)}`;
-const fixed = (value) => value.toFixed(2);
 
 function figure(title, value, note, ...more) {
   return h("div", { class: "figure" }, h("dt", {}, title), h("dd", {}, h("strong", {}, value), note && h("span", {}, note), more));
@@ -26,6 +24,10 @@ function figures(view) {
     view.self_consistency === null ? figure("Self-consistency", ...none) : figure("Self-consistency", percent(view.self_consistency), `${number(view.n_repeats)} hidden repeats`),
     first ? figure("First shown wins", percent(first.value), `${interval(first, percent)}; 50 % without bias`) : figure("First shown wins", ...none));
 }
+
+// What is measured on tasks that were chosen for being hard would not hold for others.
+const chosen = ({ n_chosen: n }) => n > 0
+  && h("p", { class: "quiet" }, `Agreement, consistency and position bias leave out ${number(n)} ranking${n === 1 ? "" : "s"} of tasks that a reward model or a person has chosen.`);
 
 function labelers(view) {
   const heads = ["Labeler", "Answers", "Last hour", "Skipped", "Median time", "Screening", "Agrees with others", "With themselves", "First shown wins"];
@@ -48,13 +50,6 @@ function labelers(view) {
         h("tbody", {}, view.labelers.map(row)))));
 }
 
-// A = B > C.
-function inWords(ranks) {
-  const used = [...new Set(ranks)].sort((a, b) => a - b);
-  const tier = (rank) => ranks.flatMap((other, index) => (other === rank ? [letter(index)] : [])).join(" = ");
-  return used.map(tier).join(" > ");
-}
-
 function disagreements(view) {
   const one = ({ prompt, responses, opinions, merged, agreement }) => h("article", { class: "disagreement" },
     h("h3", { dir: "auto" }, prompt),
@@ -72,7 +67,7 @@ async function refresh() {
     const view = await ask("/api/overview");
     // What somebody reads does not move under them.
     const { scrollX, scrollY } = window;
-    fill(byId("main"), h("div", { class: "overview" }, h("h1", {}, "How it is going"), figures(view), labelers(view), disagreements(view)));
+    fill(byId("main"), h("div", { class: "overview" }, h("h1", {}, "How it is going"), figures(view), chosen(view), labelers(view), disagreements(view)));
     scrollTo(scrollX, scrollY);
     byId("saved").textContent = `As of ${new Date().toLocaleTimeString()}`;
   } catch (error) {

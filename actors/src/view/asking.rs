@@ -1,0 +1,225 @@
+//! From rollouts to people: what the policy answered to a prompt becomes a task of a `collimate label` project.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use collimate_models::data::comparisons::{MAX_RANKED, MIN_RANKED};
+use collimate_protocol::records::{Arm, ComparisonTokens, LabelTask, Origin, PromptText, RolloutRecord, TaskKind};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::routes::read;
+use super::server::Shared;
+use crate::config;
+use crate::label::store::tasks::{Purpose, add, content_id, most_wanted};
+use crate::label::store::{Store, places};
+use crate::rundir::{RolloutQuery, RunDir, Stage};
+use crate::stages::recipe::Recipe;
+use crate::web::{ApiError, ApiJson};
+
+/// Rollouts of a prompt that are looked at for different responses.
+const MOST_READ: u32 = 64;
+
+/// What a task remembers of the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunNames {
+    /// Its directory.
+    pub run: String,
+    /// Its seed.
+    pub seed: Option<u64>,
+    /// The reward model that scored.
+    pub reward_model: Option<String>,
+}
+
+impl RunNames {
+    /// As the run's recipe has them.
+    fn of(shared: &Shared) -> Self {
+        let root = &shared.root;
+        let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
+        let seed = recipe.as_ref().map(|recipe| recipe.seed);
+        let named = recipe.and_then(|recipe| recipe.ppo?.stage.reward_model);
+        let own = crate::rundir::StageDir::at(&root.join(Stage::Reward.name())).model();
+        let reward_model = named.or_else(|| own.exists().then_some(own));
+        Self {
+            run: std::path::absolute(root).unwrap_or_else(|_| root.clone()).display().to_string(),
+            seed,
+            reward_model: reward_model.map(|dir| dir.display().to_string()),
+        }
+    }
+}
+
+/// Makes a ranking task of a prompt's rollouts, the chosen one first: of its version alone where there is more than one,
+/// else of all versions. Responses that are the same stand once.
+///
+/// # Errors
+/// There is nothing to compare.
+pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Result<LabelTask, String> {
+    let Some(chosen) = rollouts.first() else { return Err("there is no rollout".to_owned()) };
+    let distinct = |of: &mut dyn Iterator<Item = &RolloutRecord>| {
+        let mut group: Vec<RolloutRecord> = Vec::new();
+        for rollout in of {
+            let is_new = group.iter().all(|other| other.response_tokens != rollout.response_tokens);
+            if is_new && group.len() < MAX_RANKED {
+                group.push(rollout.clone());
+            }
+        }
+        group
+    };
+    let mut group = distinct(&mut rollouts.iter().filter(|rollout| rollout.version == chosen.version));
+    if group.len() < MIN_RANKED {
+        group = distinct(&mut rollouts.iter());
+    }
+    if group.len() < MIN_RANKED {
+        return Err(
+            "this prompt has one response in rollouts.jsonl, and a ranking needs two: `ppo.n_rollouts_recorded` says \
+                    how many of an update are there"
+                .to_owned(),
+        );
+    }
+    let tokens = ComparisonTokens {
+        prompt: chosen.prompt_tokens.clone(),
+        responses: group.iter().map(|rollout| rollout.response_tokens.clone()).collect(),
+    };
+    let versions: Vec<u64> = group.iter().map(|rollout| rollout.version.0).collect();
+    let is_one_version = versions.iter().all(|version| *version == versions[0]);
+    Ok(LabelTask {
+        kind: if group.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
+        prompt: PromptText::Text(chosen.prompt.clone()),
+        responses: group.iter().map(|rollout| rollout.response.clone()).collect(),
+        tokens: (!tokens.prompt.is_empty()).then_some(tokens),
+        origin: Origin {
+            run: Some(names.run.clone()),
+            model: None,
+            policy_version: versions.iter().max().copied(),
+            seed: names.seed,
+            reward_model: names.reward_model.clone(),
+            scores: Some(group.iter().map(|rollout| rollout.score).collect()),
+            versions: (!is_one_version).then_some(versions),
+        },
+    })
+}
+
+/// Puts the task before all others of the project, unless it is there. Tells whether it is new.
+async fn keep(store: &Store, task: LabelTask) -> Result<bool, ApiError> {
+    let stored = store.write(move |connection| {
+        let purpose = Purpose::Work { wanted: most_wanted(connection)? };
+        let (id, is_new) = add(connection, &task, &purpose)?;
+        if is_new {
+            places::set_arm(connection, id, Arm::Picked)?;
+            places::put_first(connection, id)?;
+        }
+        Ok(is_new)
+    });
+    Ok(stored.await?)
+}
+
+/// Nothing to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// `POST /api/rollouts/{id}/label`.
+pub async fn ask(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<i64>,
+    ApiJson(Nothing {}): ApiJson<Nothing>,
+) -> Result<Json<Value>, ApiError> {
+    let Some(store) = shared.labels.clone() else {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "there is no project to ask people in: name its database by --labels FILE when the page is started",
+        ));
+    };
+    let group = read(shared.clone(), move |index| {
+        let Some(chosen) = index.record(id)? else { return Ok(Vec::new()) };
+        let query =
+            RolloutQuery { prompt_id: Some(chosen.prompt_id.0), limit: Some(MOST_READ), ..RolloutQuery::default() };
+        let others = index.page(&query)?.rows.into_iter().filter(|row| row.id != id);
+        let mut group = vec![chosen];
+        for row in others {
+            group.extend(index.record(row.id)?);
+        }
+        Ok(group)
+    });
+    let group = group.await?;
+    if group.is_empty() {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no rollout {id}")));
+    }
+    let task =
+        task_of(&group, &RunNames::of(&shared)).map_err(|problem| ApiError::new(StatusCode::CONFLICT, problem))?;
+    let (n_responses, content) = (task.responses.len(), content_id(&task));
+    let is_new = keep(&store, task).await?;
+    Ok(Json(json!({ "task": content, "n_responses": n_responses, "is_new": is_new })))
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::{FinishReason, PolicyVersion, PromptId};
+
+    use super::*;
+
+    fn rollout(version: u64, response: &str) -> RolloutRecord {
+        RolloutRecord {
+            version: PolicyVersion(version),
+            prompt_id: PromptId(3),
+            sample_idx: 0,
+            prompt: "It was".to_owned(),
+            prompt_tokens: vec![1, 2],
+            response: response.to_owned(),
+            response_tokens: response.bytes().map(u32::from).collect(),
+            logprobs: vec![],
+            versions: vec![],
+            finish: FinishReason::End,
+            score: version as f32 + response.len() as f32,
+            gold: None,
+            kl: 0.0,
+            kl_penalty: 0.0,
+            reward: 0.0,
+            tokens: None,
+        }
+    }
+
+    fn names() -> RunNames {
+        RunNames { run: "/runs/a".to_owned(), seed: Some(7), reward_model: Some("/runs/a/reward/model".to_owned()) }
+    }
+
+    #[test]
+    fn a_version_s_responses_to_a_prompt_are_a_ranking_that_remembers_where_they_came_from() {
+        let group = [rollout(5, "b"), rollout(5, "cc"), rollout(5, "b"), rollout(5, "ddd"), rollout(4, "e")];
+        let task = task_of(&group, &names()).unwrap();
+        assert_eq!(
+            (task.kind, task.responses.as_slice()),
+            (TaskKind::Rank, &["b", "cc", "ddd"].map(str::to_owned)[..])
+        );
+        let tokens = task.tokens.unwrap();
+        assert_eq!((tokens.prompt, tokens.responses[1].len()), (vec![1, 2], 2));
+        let origin = task.origin;
+        assert_eq!((origin.policy_version, origin.versions, origin.seed), (Some(5), None, Some(7)));
+        assert_eq!(origin.scores, Some(vec![6.0, 7.0, 8.0]));
+        assert_eq!((origin.run.as_deref(), origin.reward_model), (Some("/runs/a"), names().reward_model));
+    }
+
+    #[test]
+    fn a_prompt_that_a_version_has_answered_once_is_compared_over_versions() {
+        let task = task_of(&[rollout(5, "b"), rollout(9, "cc"), rollout(7, "b")], &names()).unwrap();
+        assert_eq!((task.kind, task.responses.len()), (TaskKind::Compare, 2));
+        assert_eq!((task.origin.policy_version, task.origin.versions), (Some(9), Some(vec![5, 9])));
+    }
+
+    #[test]
+    fn at_most_nine_are_ranked_and_one_alone_can_t_be() {
+        let many: Vec<RolloutRecord> = (1..=12).map(|n| rollout(5, &"x".repeat(n))).collect();
+        assert_eq!(task_of(&many, &names()).unwrap().responses.len(), 9);
+        for few in [&[][..], &[rollout(5, "b")], &[rollout(5, "b"), rollout(6, "b")]] {
+            assert!(task_of(few, &names()).is_err());
+        }
+        let old = RolloutRecord { prompt_tokens: vec![], ..rollout(5, "c") };
+        assert_eq!(
+            task_of(&[old, rollout(5, "b")], &names()).unwrap().tokens,
+            None,
+            "records from before they were kept"
+        );
+    }
+}
