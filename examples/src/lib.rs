@@ -1,7 +1,6 @@
 //! What the examples share: models so small that they train in seconds, and a PPO flow around them.
 //!
 //! - `stages`: the whole recipe as library calls, on real text (it needs nothing of this file).
-//! - `acquisition`: how many comparisons are saved by choosing them (it needs nothing of this file either).
 //! - `own_reward`: PPO as a library call, with a reward function of your own.
 //! - `embed_axum`: a PPO run inside a service of your own.
 
