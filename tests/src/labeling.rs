@@ -64,6 +64,13 @@ impl Served {
         self.child.wait().expect("it ends");
     }
 
+    /// A labeler's new link, or the admin's, where an earlier start has told of one.
+    pub fn renew(&mut self, home: &Home, name: &str) {
+        let told = home.succeed(&["label", "link", "label.db", name, "--url", &self.url]);
+        let (_, token) = told.trim().split_once("/login#").expect("a link");
+        self.tokens.insert(name.to_owned(), token.to_owned());
+    }
+
     /// A labeler's program.
     pub fn client(&self, name: &str) -> Client {
         Client::new(&self.url, Some(&self.tokens[name]))

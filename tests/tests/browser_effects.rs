@@ -54,7 +54,8 @@ fn exported(home: &Home) -> Vec<Value> {
 }
 
 async fn admin_at_people(home: &Home, look: Look) -> (Served, Browser) {
-    let served = Served::start(home, &["--run", "run", "--labeler", "anna"]);
+    let mut served = Served::start(home, &["--run", "run", "--labeler", "anna"]);
+    served.renew(home, "admin");
     let browser = Browser::open(look).await;
     browser.go(&format!("{}/login#{}", served.url(), served.tokens["admin"])).await;
     browser.until("return location.pathname === '/overview'").await;

@@ -140,7 +140,8 @@ fn labels_of_a_prompt_are_on_one_side_and_their_page_tells_what_became_of_them()
     assert_eq!(sides.values().filter(|of_task| of_task[0] == UsedFor::Heldout).count(), 3, "30 % of 12 prompts");
     assert!(used.iter().all(|label| label.scores.as_ref().is_some_and(|scores| scores.len() == 3)));
 
-    let served = Served::start(&home, &[&arguments[..], &["--run", "r"]].concat());
+    let mut served = Served::start(&home, &[&arguments[..], &["--run", "r"]].concat());
+    served.renew(&home, "admin");
     let admin = served.client("admin");
     let effect: Value = serde_json::from_str(&admin.get(&format!("/api/effects/{}", used[0].task)).1).unwrap();
     assert_eq!(effect["labels"].as_array().unwrap().len(), 2);

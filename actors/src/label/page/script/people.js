@@ -15,7 +15,7 @@ function verdict({ change, scores }, enough) {
     return h("p", { class: "calm" }, `Too few rankings to tell of a change: it takes ${enough} earlier and ${enough} recent ones of versions whose scores are known.`);
   }
   const { since, n, scores: [before, after], agreements: [was, is], agreement_error: error, is_alarm: isAlarm } = change;
-  const numbers = `From v${number(since)} on the mean score is ${fixed(after)}, before ${fixed(before)}; people agree with the reward model on ${percent(is)} of the pairs (${number(n[1])} rankings), before on ${percent(was)} (${number(n[0])}); the standard error of that difference is ${(100 * error).toFixed(1)}.`;
+  const numbers = `From v${number(since)} on the mean score is ${fixed(after)}, before ${fixed(before)}; people agree with the reward model on ${percent(is)} of the pairs (${number(n[1])} rankings), before on ${percent(was)} (${number(n[0])}); the standard error of that difference is ${percent(error)}.`;
   return isAlarm
     ? h("p", { class: "alarm", role: "alert" }, h("strong", {}, "Over-optimisation: the score rises while agreement with people falls. "), numbers)
     : h("p", { class: "calm" }, h("strong", {}, "No alarm. "), numbers);
