@@ -19,6 +19,27 @@ pub fn are_shared_out(config: &ModelConfig) -> bool {
     memory::weights(config, HeadKind::Language) <= SMALL_WEIGHTS
 }
 
+/// Tokens of a pass in training, of the budget that is set: where passes are shared out, so few that there is one for each
+/// thread, and enough for matrix products to run at full speed. It does not ask how many threads there are: where a batch is
+/// cut shows in the bits of its gradient.
+pub fn training_budget(config: &ModelConfig, budget: usize) -> usize {
+    const SMALL: usize = 512;
+    if are_shared_out(config) { budget.min(SMALL) } else { budget }
+}
+
+/// Tokens of the passes that are in work at once, of a batch with so many in sequences of up to `longest`.
+pub fn training_tokens_at_once(
+    config: &ModelConfig,
+    n_tokens: usize,
+    budget: usize,
+    longest: usize,
+    checkpointing: bool,
+) -> usize {
+    let pass = n_tokens.min(training_budget(config, budget)).max(longest);
+    let side_by_side = are_shared_out(config) && !checkpointing;
+    if side_by_side { (pass * rayon::current_num_threads()).min(n_tokens).max(longest) } else { pass }
+}
+
 /// Runs `work` on a thread of the pool, whose operations then need no change of threads, where passes are shared out.
 pub(crate) fn in_pool<R: Send>(shared_out: bool, work: impl FnOnce() -> R + Send) -> R {
     if shared_out { rayon::scope(|_| work()) } else { work() }

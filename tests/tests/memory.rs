@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::memory::{self, TrainingPass};
+use collimate_models::passes::training_tokens_at_once;
 use collimate_models::train::{LmExample, LmTrainer, OptimConfig, RankedResponses, RewardTrainer};
 use collimate_models::{Device, rng};
 use collimate_tests::counting::Counting;
@@ -65,7 +66,8 @@ fn training_takes_what_is_estimated_to_a_tenth() {
 }
 
 fn measure_training() {
-    let n_tokens = 1600;
+    // Passes of 512 tokens are filled by sequences of 256.
+    let n_tokens = 2048;
     for config in configs() {
         for by_adapters in [false, true] {
             for checkpointing in [false, true] {
@@ -98,6 +100,8 @@ fn measure_training() {
                         false => memory::weights(&config, head),
                     };
                     let frozen = if by_adapters { memory::weights(&config, head) } else { 0 };
+                    let longest = if head == HeadKind::Language { n_tokens / 8 } else { n_tokens };
+                    let n_tokens = training_tokens_at_once(&config, n_tokens, n_tokens, longest, checkpointing);
                     let pass = TrainingPass { n_tokens, by_adapters, checkpointing };
                     let estimate = frozen + memory::training_state(trained) + trained + pass.bytes(&config, head);
                     let ratio = estimate as f64 / found as f64;

@@ -16,7 +16,7 @@ use crate::Device;
 use crate::arch::{HeadKind, LanguageModel, ModelConfig, ScalarModel, Weights};
 use crate::error::{Error, Result};
 use crate::optim::{Ema, Schedule};
-use crate::passes::in_pool;
+use crate::passes::{in_pool, training_budget};
 use crate::rng;
 use crate::train::{
     NextTokens, PpoConfig, SkipLimit, Training, check_length, cut_by_tokens, detached, first_non_finite,
@@ -277,7 +277,7 @@ impl PpoLearner {
         text: Option<&PretrainBatch>,
         step: &mut StepStats,
     ) -> Result<()> {
-        let budget = self.config.microbatch_tokens;
+        let budget = training_budget(&self.policy_config, self.config.microbatch_tokens);
         let microbatches = Microbatch::cut(rollouts, budget);
         let texts = text.map_or(Vec::new(), |text| cut_text(&text.sequences, budget));
         let models = Models {

@@ -27,7 +27,8 @@ pub struct OptimConfig {
     pub adam_eps: f64,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f64,
-    /// Tokens that go through the model at once. It bounds memory and changes no result.
+    /// Tokens that go through the model at once; of a model of up to 16 MiB, of which each thread takes a pass of its own,
+    /// at most 512. It bounds memory and changes no result.
     pub microbatch_tokens: usize,
     /// Keeps only each block's argument for the backward pass, and computes the block once more there: less memory, about
     /// a third more time, and the same numbers to the bit. On the CPU alone.

@@ -14,6 +14,7 @@ use crate::objective::lm_loss;
 #[cfg(test)]
 use crate::optim::GradAccumulator;
 use crate::optim::Schedule;
+use crate::passes::training_budget;
 
 /// A sequence to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl LmTrainer {
             passes_side_by_side: training.passes_side_by_side(model_config, config.gradient_checkpointing),
             training,
             schedule: config.schedule(n_steps),
-            microbatch_tokens: config.microbatch_tokens,
+            microbatch_tokens: training_budget(model_config, config.microbatch_tokens),
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
             n_steps: 0,
         })

@@ -16,7 +16,7 @@ use crate::objective::{n_pairs_right, ranking_loss};
 #[cfg(test)]
 use crate::optim::GradAccumulator;
 use crate::optim::Schedule;
-use crate::passes::over_sequences;
+use crate::passes::{over_sequences, training_budget};
 
 /// K responses to one prompt, ranked: one element of a batch, never divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl RewardTrainer {
             passes_side_by_side: training.passes_side_by_side(model_config, config.gradient_checkpointing),
             training,
             schedule: config.schedule(n_steps),
-            microbatch_tokens: config.microbatch_tokens,
+            microbatch_tokens: training_budget(model_config, config.microbatch_tokens),
             skip_limit: SkipLimit::new(config.max_skipped_in_a_row),
             n_steps: 0,
         })

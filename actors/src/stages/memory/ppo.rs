@@ -3,6 +3,7 @@
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
+use collimate_models::passes::training_tokens_at_once;
 
 use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, largest_pass, total, trained};
 use crate::device;
@@ -199,8 +200,10 @@ impl<'a> Ppo<'a> {
             gradients(self.sft, HeadKind::Language, policy).max(gradients(self.value, HeadKind::Scalar, value));
         let state = memory::training_state(policy + value) + average + of_pass;
         items.push(item(learner, "learner: policy and value model in training", state));
-        let n_tokens = pass_tokens(objective.microbatch_tokens).max(self.ptx_tokens());
         let checkpointing = objective.gradient_checkpointing;
+        let n_tokens = pass_tokens(usize::MAX) + self.ptx_tokens();
+        let (budget, longest) = (objective.microbatch_tokens, self.longest().max(stage.ptx_seq_len));
+        let n_tokens = training_tokens_at_once(self.sft, n_tokens, budget, longest, checkpointing);
         let pass = TrainingPass { n_tokens, by_adapters: self.lora(), checkpointing };
         let bytes = pass.bytes(self.sft, HeadKind::Language).max(pass.bytes(self.value, HeadKind::Scalar));
         let kept = if checkpointing { ", checkpointed" } else { "" };

@@ -3,9 +3,10 @@
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
+use collimate_models::passes::training_tokens_at_once;
 use collimate_models::train::OptimConfig;
 
-use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, largest_pass, trained};
+use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, trained};
 use crate::device;
 use crate::stages::context::StageError;
 use crate::stages::inputs::ModelFiles;
@@ -22,8 +23,8 @@ pub fn of_pretrain(
     let changes =
         smaller_passes("pretrain", &config.optim, config.seq_len, |config: &mut PretrainConfig| &mut config.optim);
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = largest_pass(config.batch_size * config.seq_len, config.optim.microbatch_tokens, config.seq_len);
-        supervised(model, HeadKind::Language, None, &config.optim, n_tokens, device)
+        let longest = config.seq_len;
+        supervised(model, HeadKind::Language, None, &config.optim, [config.batch_size * longest, longest], device)
     })
 }
 
@@ -39,8 +40,8 @@ pub fn of_sft(
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = largest_pass(config.batch_size * longest, config.optim.microbatch_tokens, longest);
-        supervised(model, HeadKind::Language, config.lora.as_ref(), &config.optim, n_tokens, device)
+        let lengths = [config.batch_size * longest, longest];
+        supervised(model, HeadKind::Language, config.lora.as_ref(), &config.optim, lengths, device)
     })
 }
 
@@ -56,8 +57,8 @@ pub fn of_reward(
         (&mut config.optim, &mut config.lora)
     });
     MemoryEstimate::new(config, changes, |config| {
-        let n_tokens = largest_pass(config.batch_size * longest, config.optim.microbatch_tokens, longest);
-        supervised(model, HeadKind::Scalar, config.lora.as_ref(), &config.optim, n_tokens, device)
+        let lengths = [config.batch_size * longest, longest];
+        supervised(model, HeadKind::Scalar, config.lora.as_ref(), &config.optim, lengths, device)
     })
 }
 
@@ -102,9 +103,11 @@ fn supervised(
     head: HeadKind,
     lora: Option<&LoraConfig>,
     optim: &OptimConfig,
-    n_tokens: usize,
+    [n_tokens, longest]: [usize; 2],
     device: &Device,
 ) -> Result<Vec<MemoryItem>, StageError> {
+    let OptimConfig { microbatch_tokens, gradient_checkpointing, .. } = *optim;
+    let n_tokens = training_tokens_at_once(model, n_tokens, microbatch_tokens, longest, gradient_checkpointing);
     let trained = trained(model, head, lora)?;
     let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
     let gradients = memory::pass_gradients(model, head, trained, lora.is_some(), device.is_cpu());
