@@ -48,7 +48,7 @@ impl RunNames {
         let first = named.or_else(|| own.exists().then_some(own));
         let reward_model = replaced_by(&stage(Stage::Ppo).events(), version).or(first);
         Self {
-            run: std::path::absolute(root).unwrap_or_else(|_| root.clone()).display().to_string(),
+            run: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
             seed,
             reward_model: reward_model.map(|dir| dir.display().to_string()),
         }
