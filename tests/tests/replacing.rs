@@ -107,6 +107,8 @@ fn config(mode: FlowMode, max_staleness: u64, batch_size: usize) -> FlowConfig {
         ..FlowConfig::default()
     };
     config.checkpoints.every = 0;
+    // Whoever looks at updates hears of each before the next but one, and what it asks for then is not too late.
+    config.capacities.updates = 1;
     config
 }
 
