@@ -107,8 +107,6 @@ fn config(mode: FlowMode, max_staleness: u64, batch_size: usize) -> FlowConfig {
         ..FlowConfig::default()
     };
     config.checkpoints.every = 0;
-    // Whoever looks at updates hears of each before the next but one, and what it asks for then is not too late.
-    config.capacities.updates = 1;
     config
 }
 
@@ -147,9 +145,10 @@ fn expected(kept: &Kept) -> Vec<u64> {
 async fn from_the_boundary_on_all_scores_are_the_new_ones_and_no_batch_has_both() {
     for mode in MODES {
         for max_staleness in [0, 1, 4] {
-            let config = config(mode, max_staleness, 4);
+            // So many that what is asked for after a few of them comes long before the last, however late it is heard.
+            let config = FlowConfig { n_updates: 5 * N_UPDATES, ..config(mode, max_staleness, 4) };
             let (kept, events) = run(fakes(), &config, &[(2, "3"), (20, "1"), (20, "2")]).await;
-            assert_eq!(kept.updates.len() as u64, N_UPDATES);
+            assert_eq!(kept.updates.len() as u64, config.n_updates);
             let replaced = kept.replaced();
             let numbers: Vec<u64> = scored_by(&kept.updates);
             assert_eq!(numbers, expected(&kept));
@@ -157,7 +156,7 @@ async fn from_the_boundary_on_all_scores_are_the_new_ones_and_no_batch_has_both(
             assert_eq!((numbers[0], replaced[0].1.to_string().contains("= 3 ("), numbers.last()), (0, true, Some(&2)));
             // What was in flight when it was asked for is trained on first; how much that is, is the machine's affair.
             let since = replaced[0].0;
-            assert!((2..N_UPDATES).contains(&since), "k = {max_staleness}: from {since} on");
+            assert!((2..config.n_updates).contains(&since), "k = {max_staleness}: from {since} on");
             // The state is kept there, so that what somebody asked for is not lost.
             for (version, _) in &replaced {
                 assert_eq!(kept.checkpoint(*version).ledger.reward_model.unwrap().version.0, *version);
@@ -173,7 +172,7 @@ async fn from_the_boundary_on_all_scores_are_the_new_ones_and_no_batch_has_both(
                 _ => None,
             });
             assert_eq!(changed, replaced.iter().map(|(version, _)| *version).collect::<Vec<_>>());
-            assert_eq!(replayed(fakes(), &config, &kept.updates).unwrap().0, N_UPDATES);
+            assert_eq!(replayed(fakes(), &config, &kept.updates).unwrap().0, config.n_updates);
         }
     }
 }
