@@ -62,11 +62,11 @@ fn replaced_by(events: &std::path::Path, version: PolicyVersion) -> Option<PathB
         RunEvent::Changed { version: since, changes } if since <= version => Some(changes),
         _ => None,
     });
-    let models = changes.flatten().filter_map(|change| match change {
+    let mut models = changes.flatten().filter_map(|change| match change {
         SettingChange::RewardModel(model) => Some(model.dir),
         _ => None,
     });
-    models.last()
+    models.next_back()
 }
 
 /// Makes a ranking task of a prompt's rollouts, the chosen one first: of its version alone where there is more than one,
