@@ -30,7 +30,9 @@ pub fn open(name: &str) -> Result<Device, DeviceError> {
         return Err(DeviceError::Unavailable { name: name.to_owned(), problem });
     }
     Device::new_cuda(idx)
-        .map_err(|error| DeviceError::Unavailable { name: name.to_owned(), problem: error.to_string() })
+        // candle adds a backtrace to what it says, where one is asked for.
+        .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+        .map_err(|problem| DeviceError::Unavailable { name: name.to_owned(), problem })
 }
 
 /// The name that [`open`] opens a device by.
