@@ -3,12 +3,12 @@
 use anyhow::Context;
 
 use super::args::IterateArgs;
-use super::{Ended, interrupt, print, run};
-use crate::observe::{Console, ConsoleEvent};
+use super::{Ended, interrupt, run};
+use crate::device;
+use crate::observe::Console;
 use crate::rundir::RunDir;
 use crate::stages::context::StopFlag;
 use crate::stages::iterate;
-use crate::{device, report};
 
 /// Runs the recipe's rounds.
 pub fn run(args: &IterateArgs) -> anyhow::Result<Ended> {
@@ -23,18 +23,5 @@ pub fn run(args: &IterateArgs) -> anyhow::Result<Ended> {
     }
     let stop = StopFlag::default();
     interrupt::on_ctrl_c(stop.clone()).context("listening for Ctrl-C")?;
-    match iterate::run(&recipe, &dir, &console, &stop) {
-        Ok(summary) => {
-            console.event(&ConsoleEvent::Finished { dir: &root, summary: &summary });
-            if !console.is_json() {
-                print(&report::text(&summary, &root))?;
-            }
-            Ok(Ended::Complete)
-        }
-        Err(failure) if failure.is_stopped() => {
-            console.event(&ConsoleEvent::Stopped { dir: &root });
-            Ok(Ended::Stopped)
-        }
-        Err(failure) => Err(failure.into()),
-    }
+    run::ended(iterate::run(&recipe, &dir, &console, &stop), &console, &root)
 }

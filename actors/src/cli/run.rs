@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use collimate_protocol::records::Summary;
 
 use super::args::RunArgs;
 use super::{Ended, interrupt, print};
@@ -12,7 +13,7 @@ use crate::observe::{Console, ConsoleEvent, server};
 use crate::rundir::{RunDir, Stage};
 use crate::stages::context::StopFlag;
 use crate::stages::recipe::Recipe;
-use crate::stages::run;
+use crate::stages::run::{self, RunFailure};
 use crate::view::live::Watched;
 use crate::view::server::Door;
 use crate::view::{Live, directory};
@@ -56,16 +57,21 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
         }
     };
 
-    match run::run(&recipe, only, &dir, &console, &live, &stop) {
+    ended(run::run(&recipe, only, &dir, &console, &live, &stop), &console, &root)
+}
+
+/// Tells how a run in the directory `root` has ended.
+pub(super) fn ended(outcome: Result<Summary, RunFailure>, console: &Console, root: &Path) -> anyhow::Result<Ended> {
+    match outcome {
         Ok(summary) => {
-            console.event(&ConsoleEvent::Finished { dir: &root, summary: &summary });
+            console.event(&ConsoleEvent::Finished { dir: root, summary: &summary });
             if !console.is_json() {
-                print(&report::text(&summary, &root))?;
+                print(&report::text(&summary, root))?;
             }
             Ok(Ended::Complete)
         }
         Err(failure) if failure.is_stopped() => {
-            console.event(&ConsoleEvent::Stopped { dir: &root });
+            console.event(&ConsoleEvent::Stopped { dir: root });
             Ok(Ended::Stopped)
         }
         Err(failure) => Err(failure.into()),

@@ -112,14 +112,15 @@ pub struct OtherRewardModels {
 }
 
 impl OtherRewardModels {
-    /// What gives the scores, and the hash of its weights.
-    fn read(&self, dir: &Path) -> Result<(Box<dyn RewardFunction>, String), StageError> {
+    /// The model, and the hash of its weights.
+    fn read(&self, dir: &Path) -> Result<(RewardModel, String), StageError> {
         let reads_own = self.tokens == RewardTokens::Own;
         let files = open_reward_model(dir, &self.sft_files, reads_own)?;
         let tokens = || OwnTokens { tokenizer: files.tokenizer.clone(), prompts: self.texts.clone() };
         let tokens = reads_own.then(tokens).map(Arc::new);
         let model = load_reward_model(&files, &self.sft_files, &self.sft, self.lora.as_ref(), tokens)?;
-        Ok((model.scorer(&self.device)?, model.weights.digest()?))
+        let weights = model.weights.digest()?;
+        Ok((model, weights))
     }
 }
 
@@ -131,7 +132,7 @@ impl RewardModels for OtherRewardModels {
     }
 
     fn load(&self, model: &RewardModelId) -> Result<Box<dyn RewardFunction>, RoleError> {
-        let (scorer, weights) = self.read(&model.dir)?;
+        let (read, weights) = self.read(&model.dir)?;
         if weights != model.weights {
             let other = format!(
                 "the reward model in {} is another one now: its weights are {weights}, and the run took those of {}",
@@ -141,6 +142,6 @@ impl RewardModels for OtherRewardModels {
             // However often it is read again.
             return Err(Unmendable(other.into()).into());
         }
-        Ok(scorer)
+        Ok(read.scorer(&self.device)?)
     }
 }

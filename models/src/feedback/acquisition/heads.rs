@@ -176,7 +176,7 @@ mod tests {
         let one = prompt(1.0, 1.0);
         let weights = fit(vec![0.0], vec![&one], &mut rng);
         assert!((weights[0] - 0.401_058).abs() < 5e-3, "{weights:?}");
-        // From 2 with three pairs, one of them the other way round: w − 2 = 2σ(−w) − σ(w), so w = 1.460 48.
+        // From 2 with three pairs, one of them the other way round: w − 2 = 2σ(−w) − σ(w), so w = 1.532 77.
         let other = prompt(-1.0, 1.0);
         let weights = fit(vec![2.0], vec![&one, &other, &one], &mut rng);
         assert!((weights[0] - 1.532_77).abs() < 5e-2, "{weights:?}");
