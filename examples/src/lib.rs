@@ -116,6 +116,7 @@ impl TinyModels {
                 })?))
             }),
             resume: None,
+            state_dir: None,
             sink: Box::new(NoSink),
         })
     }

@@ -17,14 +17,11 @@ pub fn weights(config: &ModelConfig, head: HeadKind) -> u64 {
     parameter_specs(config, head).iter().map(|spec| F32 * spec.shape.iter().product::<usize>() as u64).sum()
 }
 
-/// The matrices of the blocks, of which inference on weights of its own makes copies that it reads faster.
-pub fn linear_weights(config: &ModelConfig) -> u64 {
-    linear_layers(config).iter().map(|layer| PackedWeight::bytes(layer.n_in, layer.n_out) as u64).sum()
-}
-
-/// What a generator on weights of its own copies: [`linear_weights`], and the unembedding.
+/// What a generator on weights of its own copies: the matrices of the blocks, and the unembedding.
 pub fn generation_weights(config: &ModelConfig) -> u64 {
-    linear_weights(config) + PackedWeight::bytes(config.hidden_dim, config.vocab_size) as u64
+    let bytes = |n_in, n_out| PackedWeight::bytes(n_in, n_out) as u64;
+    let blocks: u64 = linear_layers(config).iter().map(|layer| bytes(layer.n_in, layer.n_out)).sum();
+    blocks + bytes(config.hidden_dim, config.vocab_size)
 }
 
 /// What adapters add to a base, with the scalar head that is trained along with them.
@@ -42,8 +39,8 @@ pub fn training_state(n: u64) -> u64 {
     4 * n
 }
 
-/// Gradients of `trained` bytes of numbers that a pass holds besides their sums: on the CPU matrices' are added to them as
-/// they come up, but for the unembedding's, which are there with the loss already.
+/// Gradients of `trained` bytes of numbers that one pass holds besides their sums: on the CPU matrices' are added to them
+/// as they come up, but for the unembedding's, which are there with the loss already.
 pub fn pass_gradients(config: &ModelConfig, head: HeadKind, trained: u64, by_adapters: bool, on_cpu: bool) -> u64 {
     if by_adapters || !on_cpu || passes::are_shared_out(config) {
         return trained;

@@ -27,6 +27,11 @@ pub fn training_budget(config: &ModelConfig, budget: usize) -> usize {
     if are_shared_out(config) { budget.min(SMALL) } else { budget }
 }
 
+/// Training passes that are in work at once.
+pub fn side_by_side(config: &ModelConfig, checkpointing: bool) -> usize {
+    if are_shared_out(config) && !checkpointing { rayon::current_num_threads() } else { 1 }
+}
+
 /// Tokens of the passes that are in work at once, of a batch with so many in sequences of up to `longest`.
 pub fn training_tokens_at_once(
     config: &ModelConfig,
@@ -36,8 +41,10 @@ pub fn training_tokens_at_once(
     checkpointing: bool,
 ) -> usize {
     let pass = n_tokens.min(training_budget(config, budget)).max(longest);
-    let side_by_side = are_shared_out(config) && !checkpointing;
-    if side_by_side { (pass * rayon::current_num_threads()).min(n_tokens).max(longest) } else { pass }
+    match side_by_side(config, checkpointing) {
+        1 => pass,
+        n => (pass * n).min(n_tokens).max(longest),
+    }
 }
 
 /// Runs `work` on a thread of the pool, whose operations then need no change of threads, where passes are shared out.

@@ -131,15 +131,15 @@ pub trait Trainer<W>: Send {
     /// Changes a setting for the updates to come. One that is none of its own it passes over.
     fn change(&mut self, change: SettingChange) -> Result<(), RoleError>;
 
-    /// A real copy of the weights as they are now, with their version.
+    /// The weights as they are now, with their version: whatever is trained later, they do not change.
     fn snapshot(&self) -> Result<Snapshot<W>, RoleError>;
 
-    /// The whole state after the last update (weights, optimiser, averages, counters), as bytes that
-    /// [`restore`](Self::restore) reads.
-    fn state(&self) -> Result<Vec<u8>, RoleError>;
+    /// Writes a file with the whole state after the last update (weights, optimiser, averages, counters), which
+    /// [`restore`](Self::restore) reads. It is larger than the models: it should never be in memory as a whole.
+    fn save_state(&self, path: &Path) -> Result<(), RoleError>;
 
-    /// Goes on from a state. Nothing has changed if it is refused.
-    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError>;
+    /// Goes on from a state. Nothing has changed if it is refused; where it can't be read to its end, some may have.
+    fn restore(&mut self, path: &Path) -> Result<(), RoleError>;
 
     /// Checksum of policy and value model as they are now: equal bits, equal checksum.
     fn checksum(&self) -> Result<u64, RoleError>;

@@ -2,6 +2,7 @@
 //! on, so that any mix-up changes a number and two runs can be compared exactly.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -395,11 +396,12 @@ impl Trainer<FakeWeights> for FakeTrainer {
         Ok(Snapshot { version: self.version, policy, value })
     }
 
-    fn state(&self) -> Result<Vec<u8>, RoleError> {
-        Ok([self.version.0, self.weights, self.lr].map(u64::to_le_bytes).concat())
+    fn save_state(&self, path: &Path) -> Result<(), RoleError> {
+        Ok(fs::write(path, [self.version.0, self.weights, self.lr].map(u64::to_le_bytes).concat())?)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
+    fn restore(&mut self, path: &Path) -> Result<(), RoleError> {
+        let state = fs::read(path)?;
         let numbers: Vec<u64> = state.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let [version, weights, lr] = numbers[..] else { return Err("a state that is cut short".into()) };
         (self.version, self.weights, self.lr) = (PolicyVersion(version), weights, lr);

@@ -1,6 +1,7 @@
 //! What computes behind a role, made to fail: unlike a worker that is made to fail, it is lost and made anew.
 
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -156,12 +157,12 @@ impl<W, T: Trainer<W>> Trainer<W> for SabotagedTrainer<T> {
         self.trainer.snapshot()
     }
 
-    fn state(&self) -> Result<Vec<u8>, RoleError> {
-        self.trainer.state()
+    fn save_state(&self, path: &Path) -> Result<(), RoleError> {
+        self.trainer.save_state(path)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
-        self.trainer.restore(state)
+    fn restore(&mut self, path: &Path) -> Result<(), RoleError> {
+        self.trainer.restore(path)
     }
 
     fn checksum(&self) -> Result<u64, RoleError> {
@@ -186,6 +187,7 @@ where
         pretrain,
         trainer,
         resume,
+        state_dir,
         sink,
     } = flow;
     let on = |its_role| (role == its_role).then(|| sabotage.clone());
@@ -218,6 +220,7 @@ where
             Ok(Box::new(SabotagedTrainer { trainer: *trainer.make()?, sabotage: trainer_sabotage.clone() }))
         }),
         resume,
+        state_dir,
         sink,
     }
 }

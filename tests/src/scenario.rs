@@ -122,6 +122,7 @@ impl Scenario {
             pretrain: (self.n_pretrain > 0).then(|| boxed::<dyn PretrainSource>(|| Box::new(FakePretrain))),
             trainer: boxed(move || Box::new(FakeTrainer::new(n_pretrain, trainer_log.clone()))),
             resume: None,
+            state_dir: None,
             sink,
         }
     }

@@ -44,11 +44,11 @@ impl ShownRun {
         let ppo = run.begin(Stage::Ppo).expect("a new stage");
         append(ppo.metrics(), updates);
         append(ppo.rollouts(), rollouts);
-        let watched = Arc::new(Watched::default());
+        let watched = Arc::new(Watched::of(&root));
         directory::load(&ppo, &watched.hub);
         let door = Door::open("0").expect("a free port");
         let labels = Store::open(&dir.path().join("labels.db")).expect("a new file");
-        let link = door.serve(watched.clone(), root, Some(labels)).expect("a thread");
+        let link = door.serve(watched.clone(), Some(labels)).expect("a thread");
         Self { dir, live: Live::to(watched), viewer: Viewer::of(&link), link }
     }
 

@@ -124,6 +124,7 @@ impl Models {
             pretrain: Some(boxed::<dyn PretrainSource>(|| Box::new(text()))),
             trainer: boxed(move || Box::new(learner.learner())),
             resume: None,
+            state_dir: None,
             sink,
         }
     }

@@ -269,3 +269,27 @@ async fn a_sink_that_fails_is_told_of_once_and_training_goes_on() {
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("no space left"), "{warnings:?}");
 }
+
+#[tokio::test]
+async fn a_state_that_can_not_be_written_is_told_of_and_training_goes_on() {
+    let mut scenario = threaded(with_staleness(1));
+    scenario.config.checkpoints.every = 2;
+    let (log, kept) = (SharedLog::default(), Kept::default());
+    let mut parts = scenario.parts_with_sink(&log, Box::new(kept.clone()));
+    let no_folder = tempfile::NamedTempFile::new().unwrap();
+    parts.state_dir = Some(no_folder.path().to_owned());
+    let handle = parts.start(&scenario.config).await.unwrap();
+    let mut events = handle.events();
+    let outcome = handle.wait().await.unwrap();
+    assert_eq!((outcome.version.0, kept.0.lock().unwrap().len()), (4, 4));
+    let mut warnings = Vec::new();
+    while let Ok(event) = events.recv().await {
+        if let RunEvent::Warning { message, .. } = event {
+            warnings.push(message);
+        }
+    }
+    let folder = no_folder.path().display().to_string();
+    assert!(warnings.iter().all(|warning| warning.contains("could not be kept") && warning.contains(&folder)));
+    // After the second and the fourth update, and at the end.
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+}

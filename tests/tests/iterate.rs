@@ -7,6 +7,7 @@ use std::process::Stdio;
 use collimate_protocol::records::{Comparison, LabelTask};
 use collimate_tests::command_line::{Home, RECIPE, Ran};
 use collimate_tests::labeling::{Client, by_text};
+use collimate_tests::watching::Viewer;
 use serde_json::{Value, json};
 
 const SIMULATED: &str = "[collect]\nsource = \"simulated\"\nn_prompts = 10\nk = 3\nmax_new_tokens = 8\n\
@@ -179,13 +180,19 @@ fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_rou
         "[collect]\nsource = \"page\"\nn_prompts = 5\nk = 3\nmax_new_tokens = 8\n\
          [collect.page]\naddr = \"0\"\n[collect.page.label]\nlabelers = [\"anna\", \"ben\"]\noverlap = 2\nrepeat_share = 0.0\n",
     );
-    let arguments = ["iterate", "recipe.toml", "--out", "r"];
+    let arguments = ["iterate", "recipe.toml", "--out", "r", "--serve=0"];
     let mut child = home.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let link = told.find_map(|line| Some(line.split_once("watch and steer the run at ")?.1.to_owned()));
+    let viewer = Viewer::of(&link.expect("a link"));
     let mut tokens = Vec::new();
     for round in 1..=2 {
         let address = told.find_map(|line| Some(line.split_once(" are to be ranked at ")?.1.to_owned()));
         let url = address.unwrap_or_else(|| panic!("round {round}: no page"));
+        // While people rank, whoever watches the run sees this round, in which no update is done yet.
+        let shown = viewer.get("/api/run");
+        assert_eq!((&shown["name"], &shown["stage"]), (&json!(format!("round-{round}")), &json!("collect")), "{shown}");
+        assert_eq!((&shown["last"], &shown["is_live"]), (&Value::Null, &json!(true)), "{shown}");
         for line in told.by_ref() {
             if let Some((_, token)) = line.split_once("/login#") {
                 tokens.push(token.to_owned());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::memory::{self, TrainingPass};
-use collimate_models::passes::training_tokens_at_once;
+use collimate_models::passes::{self, training_tokens_at_once};
 use collimate_models::train::{LmExample, LmTrainer, OptimConfig, RankedResponses, RewardTrainer};
 use collimate_models::{Device, rng};
 use collimate_tests::counting::Counting;
@@ -103,7 +103,8 @@ fn measure_training() {
                     let longest = if head == HeadKind::Language { n_tokens / 8 } else { n_tokens };
                     let n_tokens = training_tokens_at_once(&config, n_tokens, n_tokens, longest, checkpointing);
                     let pass = TrainingPass { n_tokens, by_adapters, checkpointing };
-                    let estimate = frozen + memory::training_state(trained) + trained + pass.bytes(&config, head);
+                    let gradients = passes::side_by_side(&config, checkpointing) as u64 * trained;
+                    let estimate = frozen + memory::training_state(trained) + gradients + pass.bytes(&config, head);
                     let ratio = estimate as f64 / found as f64;
                     println!(
                         "{:?} {head:?} adapters {by_adapters} checkpointing {checkpointing}: {estimate} estimated, \

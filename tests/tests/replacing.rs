@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use collimate::flow::replay::ReplayError;
-use collimate::flow::{FlowConfig, FlowMode, NoSink, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
+use collimate::flow::{Checkpoint, FlowConfig, FlowMode, NoSink, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
 use collimate_models::arch::Weights;
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+use collimate_protocol::records::JournaledUpdate;
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{RoleError, SettingChange};
 use collimate_tests::fakes::{FakeRewardModels, FakeTrainer, FakeWeights, Lengths, SharedLog};

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
+use collimate::flow::{Checkpoint, FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
 use collimate_models::generate::CachePolicy;
-use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+use collimate_protocol::records::JournaledUpdate;
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{PolicyVersion, Role, RoleError};
 use collimate_tests::fakes::{FakeTrainer, FakeWeights, Lengths, SharedLog};

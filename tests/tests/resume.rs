@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use collimate::flow::{FlowMode, OnStop, RestartConfig, RunSink, TrainedUpdate};
+use collimate::flow::{Checkpoint, FlowMode, OnStop, RestartConfig, RunSink, StateFile, TrainedUpdate};
 use collimate_protocol::messages::{RoleReport, RunEvent};
-use collimate_protocol::records::Checkpoint;
 use collimate_protocol::{PolicyVersion, Role, RoleError, TicketId};
 use collimate_tests::cases::cases;
 use collimate_tests::fakes::{Lengths, Log, SharedLog};
@@ -104,7 +103,8 @@ fn a_checkpoint_of_other_weights_or_another_version_is_refused() {
         "{error}"
     );
     assert!(of(Checkpoint { version: PolicyVersion(7), ..good.clone() }).contains("is of v7"));
-    assert!(of(Checkpoint { trainer: Arc::from(&b"short"[..]), ..good }).contains("cut short"));
+    let short = StateFile::write(&std::env::temp_dir(), |path| Ok(std::fs::write(path, "short")?)).unwrap();
+    assert!(of(Checkpoint { trainer: Arc::new(short), ..good }).contains("cut short"));
 }
 
 proptest! {

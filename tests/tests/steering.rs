@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use collimate::control::RunHandle;
 use collimate::flow::replay::ReplayError;
-use collimate::flow::{FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
+use collimate::flow::{Checkpoint, FlowConfig, FlowMode, PpoFlow, RestartConfig, RunSink, TrainedUpdate};
 use collimate_models::arch::Weights;
 use collimate_models::roles::PpoLearner;
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::{Checkpoint, JournaledUpdate};
+use collimate_protocol::records::JournaledUpdate;
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{Role, RoleError, SettingChange};
 use collimate_tests::fakes::{FakeTrainer, FakeWeights, SharedLog};

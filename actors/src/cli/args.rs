@@ -73,7 +73,7 @@ pub enum Command {
             collimate view runs/iterate/round-2\n  \
             collimate config iterate"
     )]
-    Iterate(IterateArgs),
+    Iterate(RunArgs),
     /// Show how a run of PPO is: roles, queues, tickets, checkpoints.
     #[command(after_long_help = "Examples:\n  collimate status runs/mine\n  collimate status 9464")]
     Status(StatusArgs),
@@ -238,7 +238,7 @@ pub struct DataCheckArgs {
     pub json: bool,
 }
 
-/// What the stages take.
+/// What `run`, `iterate` and the stages take.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The recipe, a TOML file. Its relative paths are relative to it.
@@ -271,23 +271,6 @@ pub struct RunArgs {
     /// absent.
     #[arg(long, value_name = "FILE", requires = "serve")]
     pub labels: Option<PathBuf>,
-}
-
-/// What `iterate` takes.
-#[derive(Debug, Args)]
-pub struct IterateArgs {
-    /// The recipe: a TOML file with the tables `iterate`, `collect`, `reward` and `ppo`.
-    #[arg(value_name = "FILE.toml")]
-    pub recipe: PathBuf,
-    /// The run directory. [default: runs/NAME, after the recipe's file name]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Change a setting of the recipe, as in iterate.n_rounds=5. Can be given several times.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Print one JSON object for each event on standard output, instead of progress bars and tables.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What `view` takes.

@@ -1,6 +1,6 @@
 //! `run` and the stages' commands.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -20,23 +20,27 @@ use crate::view::{Live, directory};
 use crate::web::bind::parse_address;
 use crate::{config, device, report};
 
-/// A recipe, and the run directory that it is run in.
-pub(super) fn load(file: &Path, sets: &[String], out: Option<&Path>) -> anyhow::Result<(Recipe, PathBuf)> {
-    let mut recipe: Recipe = config::load(file, sets)?;
-    let whole = std::path::absolute(file).with_context(|| file.display().to_string())?;
-    recipe.resolve_paths(whole.parent().unwrap_or(Path::new("/")));
-    let root = match out {
-        Some(out) => out.to_owned(),
-        None => PathBuf::from("runs").join(file.file_stem().context("a recipe has a name")?),
-    };
-    Ok((recipe, root))
+/// What a run is started with.
+pub(super) struct Started {
+    pub recipe: Recipe,
+    pub dir: RunDir,
+    pub console: Console,
+    pub live: Live,
+    pub stop: StopFlag,
 }
 
-/// Runs the recipe, or one stage of it.
-pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
-    let (recipe, root) = load(&args.recipe, &args.set, args.out.as_deref())?;
-    // What can be refused without touching the disk comes first.
+/// Loads the recipe, opens its run directory and whatever it is to be watched by. What `check` refuses leaves the disk
+/// untouched.
+pub(super) fn start(args: &RunArgs, check: impl FnOnce(&Recipe) -> anyhow::Result<()>) -> anyhow::Result<Started> {
+    let mut recipe: Recipe = config::load(&args.recipe, &args.set)?;
+    let file = std::path::absolute(&args.recipe).with_context(|| args.recipe.display().to_string())?;
+    recipe.resolve_paths(file.parent().unwrap_or(Path::new("/")));
+    let root = match &args.out {
+        Some(out) => out.clone(),
+        None => Path::new("runs").join(file.file_stem().context("a recipe has a name")?),
+    };
     device::open(&recipe.device.0)?;
+    check(&recipe)?;
     if let Some(address) = &args.metrics_addr {
         server::serve(parse_address(address, server::EXAMPLE_PORT)?)?;
     }
@@ -48,7 +52,6 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
     }
     let stop = StopFlag::default();
     interrupt::on_ctrl_c(stop.clone()).context("listening for Ctrl-C")?;
-
     let live = match door {
         None => Live::default(),
         Some(door) => {
@@ -56,8 +59,13 @@ pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
             serve(door, &dir, labels, &console)?
         }
     };
+    Ok(Started { recipe, dir, console, live, stop })
+}
 
-    ended(run::run(&recipe, only, &dir, &console, &live, &stop), &console, &root)
+/// Runs the recipe, or one stage of it.
+pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
+    let Started { recipe, dir, console, live, stop } = start(args, |_| Ok(()))?;
+    ended(run::run(&recipe, only, &dir, &console, &live, &stop), &console, dir.root())
 }
 
 /// Tells how a run in the directory `root` has ended.
@@ -80,9 +88,9 @@ pub(super) fn ended(outcome: Result<Summary, RunFailure>, console: &Console, roo
 
 /// Shows the run at this door, as far as it has come in an earlier attempt, and tells the link.
 fn serve(door: Door, dir: &RunDir, labels: Option<Store>, console: &Console) -> anyhow::Result<Live> {
-    let watched = Arc::new(Watched::default());
+    let watched = Arc::new(Watched::of(dir.root()));
     directory::load(&dir.stage(Stage::Ppo), &watched.hub);
-    let link = door.serve(watched.clone(), dir.root().to_owned(), labels)?;
+    let link = door.serve(watched.clone(), labels)?;
     console.tell(&format!("watch and steer the run at {link}"));
     Ok(Live::to(watched))
 }

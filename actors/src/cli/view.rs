@@ -15,10 +15,10 @@ pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
     let dir = RunDir::existing(&args.dir)?;
     let door = Door::open(&args.addr)?;
     let root = std::path::absolute(dir.root())?;
-    let watched = Arc::new(Watched::default());
+    let watched = Arc::new(Watched::of(&root));
     let follower = Follower::start(dir, &watched.hub);
     let labels = args.labels.as_deref().map(Store::open).transpose()?;
-    let link = door.serve(watched.clone(), root, labels)?;
+    let link = door.serve(watched.clone(), labels)?;
     print(&format!("{link}\nCtrl-C ends the page, not the run.\n"))?;
     follower.follow(&Arc::downgrade(&watched));
     Ok(())

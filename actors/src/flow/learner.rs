@@ -1,10 +1,11 @@
 //! The learner: one update for each batch, then its snapshot for all, then its tickets home.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use collimate_protocol::records::{BatchMetrics, Checkpoint, FlowMetrics, LedgerState, TrainMetrics, UpdateMetrics};
+use collimate_protocol::records::{BatchMetrics, FlowMetrics, LedgerState, TrainMetrics, UpdateMetrics};
 use collimate_protocol::roles::Trainer;
 use collimate_protocol::{
     ExperienceBatch, PolicyVersion, PretrainBatch, Role, RoleError, RoleId, SettingChange, Snapshot, TicketCounts,
@@ -12,6 +13,7 @@ use collimate_protocol::{
 };
 use crossbeam_channel::Select;
 
+use super::checkpoint::{Checkpoint, StateFile};
 use super::compute::Compute;
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, RoleCounters};
@@ -70,7 +72,7 @@ impl UpdateInput {
 #[derive(Clone, Default)]
 pub(super) struct Past {
     /// `None` for what the factory makes.
-    pub state: Option<Arc<[u8]>>,
+    pub state: Option<Arc<StateFile>>,
     pub updates: Vec<UpdateInput>,
 }
 
@@ -79,8 +81,8 @@ struct Updated<W> {
     train: TrainMetrics,
     snapshot: Snapshot<W>,
     checksum: u64,
-    /// Where there is a checkpoint after it.
-    state: Option<Arc<[u8]>>,
+    /// Where there is a checkpoint after it; or why it can't be had.
+    state: Option<Result<Arc<StateFile>, RoleError>>,
 }
 
 /// The worker around a [`Trainer`].
@@ -97,6 +99,8 @@ pub(super) struct Learner<W, T> {
     /// The update in hand.
     pub in_hand: Option<UpdateInput>,
     pub past: Past,
+    /// Where states are written.
+    pub state_dir: PathBuf,
     /// Whether the trainer has its past still before it.
     pub is_anew: bool,
     /// Of the weights as they are.
@@ -129,7 +133,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         if batch_version != version {
             return Err(format!("a batch for {batch_version} came at {version}").into());
         }
-        let is_checkpoint = self.config.is_checkpoint(version.next());
+        let state_dir = self.config.is_checkpoint(version.next()).then(|| self.state_dir.clone());
         let updated = self.trainer.call(move |trainer| {
             catch_up(trainer, missed)?;
             let train = input.train(trainer)?;
@@ -137,7 +141,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
             if snapshot.version != version.next() {
                 return Err(format!("the trainer's version is {} after {version}", snapshot.version).into());
             }
-            let state = is_checkpoint.then(|| trainer.state()).transpose()?.map(Arc::from);
+            let state = state_dir.map(|dir| save_state(trainer, &dir));
             Ok(Updated { train, snapshot, checksum: trainer.checksum()?, state })
         })?;
         self.is_anew = false;
@@ -153,7 +157,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.state.version.store(self.version.0, Ordering::Relaxed);
         let batch = &input.batch;
         let outcome = TicketOutcome::Trained(batch.version);
-        let is_checkpoint = state.is_some();
+        let is_checkpoint = matches!(state, Some(Ok(_)));
         let version = self.version;
         let (counts, ledger) = self.state.office.take_home_then(batch.tickets(), outcome, |ledger| {
             let is_replaced = ledger.reward_model().is_some_and(|since| since.version == version);
@@ -169,11 +173,14 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         self.trained.push(ToRecord::Update(Box::new(update)));
         (self.checksum, self.maker_state) = (checksum, Some(input.maker_state.clone()));
         match (state, ledger) {
-            (Some(state), Some(ledger)) => {
+            (Some(Ok(state)), Some(ledger)) => {
                 self.past = Past { state: Some(state.clone()), updates: Vec::new() };
                 self.checkpoint(ledger, state);
             }
-            (_, replaced) => {
+            (state, replaced) => {
+                if let Some(Err(error)) = state {
+                    self.trained.push(ToRecord::NoCheckpoint { version, error });
+                }
                 self.past.updates.push(input);
                 // What somebody has asked for is not to be lost.
                 self.checkpoint_is_wanted |= replaced.is_some();
@@ -183,7 +190,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         Ok(())
     }
 
-    fn checkpoint(&mut self, ledger: LedgerState, trainer: Arc<[u8]>) {
+    fn checkpoint(&mut self, ledger: LedgerState, trainer: Arc<StateFile>) {
         self.trained.push(ToRecord::Checkpoint(Box::new(Checkpoint {
             version: self.version,
             ledger,
@@ -211,15 +218,21 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
         let missed = self.missed();
         // Where nothing was done since the last checkpoint, the state is the one that it has.
         let kept = self.past.state.clone().filter(|_| self.past.updates.is_empty());
+        let dir = self.state_dir.clone();
         let state = self.trainer.call(move |trainer| {
             catch_up(trainer, missed)?;
-            kept.map_or_else(|| trainer.state().map(Arc::from), Ok)
+            Ok(kept.map_or_else(|| save_state(trainer, &dir), Ok))
         })?;
         self.is_anew = false;
-        self.past = Past { state: Some(state.clone()), updates: Vec::new() };
-        let ledger = self.replaced.take().unwrap_or_else(|| self.state.office.state());
-        self.checkpoint(ledger, state);
         self.checkpoint_is_wanted = false;
+        let ledger = self.replaced.take().unwrap_or_else(|| self.state.office.state());
+        match state {
+            Ok(state) => {
+                self.past = Past { state: Some(state.clone()), updates: Vec::new() };
+                self.checkpoint(ledger, state);
+            }
+            Err(error) => self.trained.push(ToRecord::NoCheckpoint { version: self.version, error }),
+        }
         Ok(())
     }
 
@@ -236,10 +249,14 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Learner<W, T> {
     }
 }
 
+fn save_state<W>(trainer: &impl Trainer<W>, dir: &Path) -> Result<Arc<StateFile>, RoleError> {
+    Ok(Arc::new(StateFile::write(dir, |path| trainer.save_state(path))?))
+}
+
 fn catch_up<W>(trainer: &mut impl Trainer<W>, past: Option<Past>) -> Result<(), RoleError> {
     let Some(Past { state, updates }) = past else { return Ok(()) };
     if let Some(state) = state {
-        trainer.restore(&state)?;
+        trainer.restore(state.path())?;
     }
     updates.iter().try_for_each(|input| input.train(trainer).map(drop))
 }

@@ -15,7 +15,7 @@
 //!
 //! - [`prompt_source`], `generator`, `scorer` with `reference_scorer` and `reward_scorer`,
 //!   `experience_buffer`, `pretrain_mixer`, `learner`, [`recorder`]: the roles.
-//! - [`compute`]: what computes behind a role. `restarts`: what follows a failure.
+//! - [`compute`]: what computes behind a role. `restarts`: what follows a failure. [`checkpoint`]: what a run goes on from.
 //! - [`hop`]: what joins two of them. [`ledger`]: the tickets, and the gate; [`office`]: where all share it. [`latest`]: the weights' way back.
 //! - [`alarms`]: what an update's numbers say is going wrong. [`counters`]: what status and metrics are made of.
 //! - [`driver`] and [`seat`]: who gives a worker its turns. [`simulation`]: the same in virtual time. `overseer`: the
@@ -29,6 +29,7 @@
 
 pub mod alarms;
 mod approach;
+pub mod checkpoint;
 pub mod compute;
 pub mod config;
 pub mod counters;
@@ -56,6 +57,7 @@ pub mod simulation;
 pub mod wiring;
 pub mod worker;
 
+pub use checkpoint::{Checkpoint, StateFile};
 pub use compute::Factory;
 pub use config::{
     Capacities, CheckpointConfig, FlowConfig, FlowMode, OnStop, RestartConfig, RoleThreads, StalenessBound,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::{Checkpoint, JournaledUpdate, UpdateMetrics};
-use collimate_protocol::{ExperienceBatch, Role, RoleError, RoleId, SettingChange};
+use collimate_protocol::records::{JournaledUpdate, UpdateMetrics};
+use collimate_protocol::{ExperienceBatch, PolicyVersion, Role, RoleError, RoleId, SettingChange};
 use crossbeam_channel::Select;
 
 use super::alarms::Alarms;
+use super::checkpoint::Checkpoint;
 use super::compute::uncaught;
 use super::counters::{FlowState, RoleCounters};
 use super::hop::{Inlet, Taken};
@@ -63,10 +64,15 @@ impl TrainedUpdate {
 }
 
 /// Learner to recorder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum ToRecord {
     Update(Box<TrainedUpdate>),
     Checkpoint(Box<Checkpoint>),
+    /// The state of this version could not be written.
+    NoCheckpoint {
+        version: PolicyVersion,
+        error: RoleError,
+    },
 }
 
 /// The worker around a [`RunSink`].
@@ -109,10 +115,12 @@ impl Recorder {
                 self.state.checkpoint_version.store(version.0, Ordering::Relaxed);
                 self.events.push(RunEvent::Checkpointed { version });
             }
-            Err(error) => {
-                self.warn(format!("the checkpoint of {version} could not be kept, training goes on: {error}"))
-            }
+            Err(error) => self.warn_of_checkpoint(version, &error),
         }
+    }
+
+    fn warn_of_checkpoint(&mut self, version: PolicyVersion, error: &RoleError) {
+        self.warn(format!("the checkpoint of {version} could not be kept, training goes on: {error}"));
     }
 
     fn warn(&mut self, message: String) {
@@ -143,6 +151,7 @@ impl Worker for Recorder {
             None => {}
             Some(ToRecord::Update(update)) => self.record(*update),
             Some(ToRecord::Checkpoint(checkpoint)) => self.keep(&checkpoint),
+            Some(ToRecord::NoCheckpoint { version, error }) => self.warn_of_checkpoint(version, &error),
         }
         Ok(())
     }

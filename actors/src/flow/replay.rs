@@ -76,7 +76,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> Replay<W, T> {
         let mut trainer = flow.trainer.make()?;
         let mut maker = flow.experience_maker.make()?;
         if let Some(checkpoint) = &flow.resume {
-            trainer.restore(&checkpoint.trainer)?;
+            trainer.restore(checkpoint.trainer.path())?;
             checkpoint.experience_maker.as_ref().map_or(Ok(()), |state| maker.restore(state))?;
         }
         let first = trainer.snapshot()?;

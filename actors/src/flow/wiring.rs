@@ -1,10 +1,10 @@
 //! Builds the graph, last to first: a role knows only what comes after it.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use collimate_protocol::records::Checkpoint;
 use collimate_protocol::roles::{
     Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler, Trainer,
 };
@@ -12,6 +12,7 @@ use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
 use super::alarms::Alarms;
 use super::approach::Approach;
+use super::checkpoint::{Checkpoint, default_state_dir};
 use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, NO_CHECKPOINT, RoleCounters};
@@ -52,6 +53,9 @@ pub struct PpoFlow<W, T> {
     pub trainer: Factory<T>,
     /// What the run goes on from; `None` to start anew. It must be of a flow with the same parts and settings.
     pub resume: Option<Checkpoint>,
+    /// Where the trainer's state is written at each checkpoint, for one that has failed to go on from: as much as
+    /// its weights and moments. `None` for the system's folder of temporary files.
+    pub state_dir: Option<PathBuf>,
     /// What writes updates down.
     pub sink: Box<dyn RunSink>,
 }
@@ -119,6 +123,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             pretrain,
             trainer,
             resume,
+            state_dir,
             sink,
         } = self;
         for (name, n) in [
@@ -143,7 +148,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
         let past = Past { state: state.clone(), updates: Vec::new() };
         let (n_pretrain, first, checksum) = trainer
             .call(move |trainer| {
-                state.map_or(Ok(()), |state| trainer.restore(&state))?;
+                state.map_or(Ok(()), |state| trainer.restore(state.path()))?;
                 Ok((trainer.pretrain_batches_per_update(), trainer.snapshot()?, trainer.checksum()?))
             })
             .map_err(|error| RunError::Config(format!("the trainer: {error}")))?;
@@ -244,6 +249,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             }),
             in_hand: None,
             past,
+            state_dir: state_dir.unwrap_or_else(default_state_dir),
             is_anew: false,
             checksum,
             maker_state: maker_state.clone(),

@@ -228,7 +228,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let stage = RunDir::open(dir.path(), &toml::Table::new()).unwrap().begin(Stage::Ppo).unwrap();
-        let (out, watched) = (Shared::default(), Arc::new(Watched::default()));
+        let (out, watched) = (Shared::default(), Arc::new(Watched::of(dir.path())));
         let parts = PpoRecorderParts {
             n_updates: 2,
             recorded: Recorded { n_rollouts: 1, n_in_detail: 1 },

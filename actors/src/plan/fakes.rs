@@ -1,5 +1,7 @@
 //! What plays the models: it has the sizes that are assumed, and no weights.
 
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use collimate_models::rng::{self, SeededRng};
@@ -64,6 +66,7 @@ pub(super) fn flow(
             Ok(Box::new(FakeTrainer { version: PolicyVersion(0), takes_text: ptx_tokens > 0, mishaps }))
         }),
         resume: None,
+        state_dir: None,
         sink: Box::new(SeenBySink(seen)),
     })
 }
@@ -250,12 +253,12 @@ impl Trainer<()> for FakeTrainer {
         Ok(Snapshot { version: self.version, policy: Arc::new(()), value: Arc::new(()) })
     }
 
-    fn state(&self) -> Result<Vec<u8>, RoleError> {
-        Ok(self.version.0.to_le_bytes().to_vec())
+    fn save_state(&self, path: &Path) -> Result<(), RoleError> {
+        Ok(fs::write(path, self.version.0.to_string())?)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), RoleError> {
-        self.version = PolicyVersion(u64::from_le_bytes(state.try_into()?));
+    fn restore(&mut self, path: &Path) -> Result<(), RoleError> {
+        self.version = PolicyVersion(fs::read_to_string(path)?.parse()?);
         Ok(())
     }
 

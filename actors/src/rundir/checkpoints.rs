@@ -7,15 +7,19 @@
 //! checkpoints/v00000040/experience_maker.json    absent before the first batch
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use collimate_protocol::PolicyVersion;
-use collimate_protocol::records::{Checkpoint, LedgerState};
+use collimate_protocol::records::LedgerState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{RunDirError, atomic};
+use crate::flow::checkpoint::STATE_PREFIX;
+use crate::flow::{Checkpoint, StateFile};
 
 const MANIFEST: &str = "manifest.json";
 const TRAINER: &str = "trainer.safetensors";
@@ -53,6 +57,41 @@ struct FileSeal {
 impl FileSeal {
     fn of(bytes: &[u8]) -> Self {
         Self { n_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
+    }
+
+    /// Of a file, which is read piece by piece.
+    fn of_file(path: &Path) -> Result<Self, RunDirError> {
+        let io = RunDirError::io(path);
+        let mut file = match File::open(path) {
+            Ok(file) => BufReader::with_capacity(1 << 20, file),
+            Err(error) => return Err(io(error)),
+        };
+        let mut seal = Self { n_bytes: 0, crc32c: 0 };
+        loop {
+            let piece = match file.fill_buf() {
+                Ok(piece) => piece,
+                Err(error) => return Err(io(error)),
+            };
+            if piece.is_empty() {
+                return Ok(seal);
+            }
+            seal =
+                Self { n_bytes: seal.n_bytes + piece.len() as u64, crc32c: crc32c::crc32c_append(seal.crc32c, piece) };
+            let n = piece.len();
+            file.consume(n);
+        }
+    }
+
+    /// Refuses a file that is another than was sealed.
+    fn check(self, found: Self, path: &Path) -> Result<(), RunDirError> {
+        if found.n_bytes != self.n_bytes {
+            let problem = format!("it has {} bytes, expected {}: it is damaged", found.n_bytes, self.n_bytes);
+            return Err(RunDirError::bad(path, problem));
+        }
+        if found != self {
+            return Err(RunDirError::bad(path, "its checksum is wrong: it is damaged"));
+        }
+        Ok(())
     }
 }
 
@@ -173,7 +212,7 @@ impl Checkpoints {
             version,
             ledger: manifest.ledger,
             checksum: manifest.checksum,
-            trainer: read_sealed(&folder.join(TRAINER), manifest.trainer)?.into(),
+            trainer: Arc::new(open_sealed(&folder.join(TRAINER), manifest.trainer)?),
             experience_maker,
         })
     }
@@ -193,6 +232,24 @@ impl Checkpoints {
         fs::remove_dir_all(&outgoing).map_err(RunDirError::io(&outgoing))
     }
 
+    /// Removes what a killed process left, before another begins.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn remove_left_over(&self) -> Result<(), RunDirError> {
+        if !self.dir.exists() {
+            return Ok(());
+        }
+        self.remove_unfinished()?;
+        for entry in fs::read_dir(&self.dir).map_err(RunDirError::io(&self.dir))? {
+            let entry = entry.map_err(RunDirError::io(&self.dir))?;
+            if entry.file_name().to_string_lossy().starts_with(STATE_PREFIX) {
+                fs::remove_file(entry.path()).map_err(RunDirError::io(&entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What an interrupted save or removal left.
     fn remove_unfinished(&self) -> Result<(), RunDirError> {
         for entry in fs::read_dir(&self.dir).map_err(RunDirError::io(&self.dir))? {
@@ -207,7 +264,9 @@ impl Checkpoints {
 
 fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), RunDirError> {
     fs::create_dir(folder).map_err(RunDirError::io(folder))?;
-    atomic::write_synced(&folder.join(TRAINER), &checkpoint.trainer)?;
+    let trainer = folder.join(TRAINER);
+    checkpoint.trainer.keep(&trainer).map_err(RunDirError::io(&trainer))?;
+    File::open(&trainer).and_then(|file| file.sync_all()).map_err(RunDirError::io(&trainer))?;
     if let Some(state) = &checkpoint.experience_maker {
         atomic::write_synced(&folder.join(EXPERIENCE_MAKER), state)?;
     }
@@ -216,7 +275,7 @@ fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), RunDirErro
         version: checkpoint.version,
         checksum: checkpoint.checksum,
         ledger: checkpoint.ledger.clone(),
-        trainer: FileSeal::of(&checkpoint.trainer),
+        trainer: FileSeal::of_file(&trainer)?,
         experience_maker: checkpoint.experience_maker.as_deref().map(FileSeal::of),
     };
     let path = folder.join(MANIFEST);
@@ -245,15 +304,13 @@ fn unsealed(text: &str) -> Result<Manifest, String> {
 
 fn read_sealed(path: &Path, seal: FileSeal) -> Result<Vec<u8>, RunDirError> {
     let bytes = fs::read(path).map_err(RunDirError::io(path))?;
-    let found = FileSeal::of(&bytes);
-    if found.n_bytes != seal.n_bytes {
-        let problem = format!("it has {} bytes, expected {}: it is damaged", found.n_bytes, seal.n_bytes);
-        return Err(RunDirError::bad(path, problem));
-    }
-    if found != seal {
-        return Err(RunDirError::bad(path, "its checksum is wrong: it is damaged"));
-    }
+    seal.check(FileSeal::of(&bytes), path)?;
     Ok(bytes)
+}
+
+fn open_sealed(path: &Path, seal: FileSeal) -> Result<StateFile, RunDirError> {
+    seal.check(FileSeal::of_file(path)?, path)?;
+    StateFile::of(path).map_err(RunDirError::io(path))
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ pub enum StageError {
     /// The device is not there.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// What an earlier attempt at the stage left of its training can't be gone on from.
+    #[error("{0}; remove it to begin the stage anew")]
+    OldTraining(#[source] collimate_models::Error),
     /// The run was told to stop.
     #[error("stopped before the stage was complete")]
     Stopped,

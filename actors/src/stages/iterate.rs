@@ -68,16 +68,23 @@ struct Tables<'a> {
 /// # Errors
 /// A setting that makes no sense in rounds, or what a stage of a round fails with. What was finished stays, and the same
 /// command continues after it.
-pub fn run(recipe: &Recipe, dir: &RunDir, console: &Console, stop: &StopFlag) -> Result<Summary, RunFailure> {
+pub fn run(
+    recipe: &Recipe,
+    dir: &RunDir,
+    console: &Console,
+    live: &Live,
+    stop: &StopFlag,
+) -> Result<Summary, RunFailure> {
     let tables = Tables::of(recipe)?;
-    let sft = tables.sft_model(dir, console, stop)?;
+    let sft = tables.sft_model(dir, console, live, stop)?;
     for round in 1..=tables.iterate.n_rounds {
         let of_round = tables.recipe_of(round, &sft, dir);
         let at = |source: RunFailure| RunFailure::Round { round, source: Box::new(source) };
         let round_dir = RunDir::open(&dir.round(round), &of_round).map_err(|error| at(error.into()))?;
         console.event(&ConsoleEvent::RoundStarted { round, n_rounds: tables.iterate.n_rounds, dir: round_dir.root() });
         console.line(&format!("round {round} of {}", tables.iterate.n_rounds));
-        let done = run::run(&of_round, None, &round_dir, console, &Live::default(), stop).map_err(at);
+        live.round_began(&round_dir);
+        let done = run::run(&of_round, None, &round_dir, console, live, stop).map_err(at);
         // Of what is done so far, also where the round has failed.
         let shown = summary::write(dir, recipe.seed).and_then(|_| report::write(dir));
         done?;
@@ -129,7 +136,7 @@ impl<'a> Tables<'a> {
     }
 
     /// The SFT model: the one named, or what the recipe's own stages come to.
-    fn sft_model(&self, dir: &RunDir, console: &Console, stop: &StopFlag) -> Result<PathBuf, RunFailure> {
+    fn sft_model(&self, dir: &RunDir, console: &Console, live: &Live, stop: &StopFlag) -> Result<PathBuf, RunFailure> {
         if let Some(named) = &self.ppo.stage.sft {
             return Ok(named.clone());
         }
@@ -137,7 +144,7 @@ impl<'a> Tables<'a> {
             return Err(RunFailure::Recipe("there is no SFT model: give `ppo.sft`, or an [sft] table".into()));
         }
         let before = Recipe { collect: None, reward: None, ppo: None, iterate: None, ..self.recipe.clone() };
-        run::run(&before, None, dir, console, &Live::default(), stop)?;
+        run::run(&before, None, dir, console, live, stop)?;
         Ok(absolute(&dir.stage(Stage::Sft).model()))
     }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use collimate_protocol::records::{Checkpoint, LedgerState};
+use collimate_protocol::records::LedgerState;
 use collimate_protocol::{PolicyVersion, RoleError, SettingChange};
 
 use super::context::StageError;
-use crate::flow::{RunSink, TrainedUpdate};
+use crate::flow::{Checkpoint, RunSink, TrainedUpdate};
 use crate::rundir::{Checkpoints, Journal, JournalWriter, StageDir};
 
 /// What an earlier attempt left.
@@ -24,6 +24,7 @@ pub(super) struct Earlier {
 /// Looks for what an earlier attempt at the stage left in its folder.
 pub(super) fn earlier(dir: &StageDir) -> Result<Earlier, StageError> {
     let checkpoints = Checkpoints::at(&dir.checkpoints());
+    checkpoints.remove_left_over()?;
     let found = checkpoints.newest()?;
     let mut notes: Vec<String> =
         found.damaged.iter().map(|problem| format!("passed over a checkpoint: {problem}")).collect();

@@ -13,7 +13,7 @@ use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::rng;
 use collimate_models::roles::{FrozenReference, OwnTokens, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart};
 use collimate_models::train::LmExample;
-use collimate_protocol::records::{Checkpoint, PromptText};
+use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{
     ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler,
 };
@@ -26,7 +26,8 @@ use super::ppo_prompts::{Prompts, load_prompts};
 use super::ppo_reward::{NO_REWARD, OtherRewardModels, RewardModel, load_reward_model, make_reward, open_reward_model};
 use super::recipe::{CorpusConfig, DeviceName};
 use crate::device;
-use crate::flow::{Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};
+use crate::flow::{Checkpoint, Factory, PpoFlow, PromptSupply, RunSink, SamplerFactory, WeightUpdates};
+use crate::rundir::StageDir;
 
 /// The flow that the stage runs.
 pub type StageFlow = PpoFlow<Weights, PpoLearner>;
@@ -293,6 +294,7 @@ impl PpoParts {
             pretrain,
             trainer,
             resume,
+            state_dir: Some(StageDir::at(&context.out_dir).checkpoints()),
             sink,
         })
     }

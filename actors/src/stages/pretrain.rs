@@ -190,7 +190,7 @@ pub fn run(
     let mut trainer = LmTrainer::new(&model_config, &weights, &config.optim, config.n_steps)?;
     let mut n_tokens = 0;
     context.observer.phase("pretrain", config.n_steps);
-    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    let (mut file, n_done) = TrainingFile::open(context, |path| trainer.restore(path))?;
     context.check_stop()?;
     for step_idx in 0..config.n_steps {
         let batch: Vec<LmExample> = windows.draw().into_iter().map(LmExample::text).collect();
@@ -203,7 +203,7 @@ pub fn run(
         let metrics =
             [("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr), ("tokens", n_tokens as f64)];
         context.observer.step(step_idx + 1, &metrics);
-        file.after_step(context, || trainer.state())?;
+        file.after_step(context, |path| trainer.save_state(path))?;
     }
     let nll = heldout_nll(&trainer.model()?, &heldout, config.optim.microbatch_tokens)?;
     save_model(&context.model_dir(), &model_config, HeadKind::Language, &trainer.weights()?)?;

@@ -178,7 +178,7 @@ pub fn run(
     let budget = config.optim.microbatch_tokens;
     context.observer.phase("reward", minibatches.len() as u64);
     let steps_per_epoch = train.len().div_ceil(config.batch_size);
-    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    let (mut file, n_done) = TrainingFile::open(context, |path| trainer.restore(path))?;
     context.check_stop()?;
     for (step_idx, minibatch) in minibatches.iter().enumerate().skip(n_done as usize) {
         let batch: Vec<RankedResponses> = minibatch.iter().map(|&idx| train[idx].clone()).collect();
@@ -188,7 +188,7 @@ pub fn run(
             metrics.push(("heldout_accuracy", pair_accuracy(&trainer.model()?, &heldout, budget)?.mean));
         }
         context.observer.step(step_idx as u64 + 1, &metrics);
-        file.after_step(context, || trainer.state())?;
+        file.after_step(context, |path| trainer.save_state(path))?;
     }
     let accuracy = pair_accuracy(&trainer.model()?, &heldout, budget)?;
     let bias = trainer.shift_bias(&demonstrations)?;

@@ -106,13 +106,13 @@ pub fn run(
     let budget = config.optim.microbatch_tokens;
     let before = heldout_nll(&trainer.model()?, heldout, budget)?;
     context.observer.phase("sft", n_steps as u64);
-    let (mut file, n_done) = TrainingFile::open(context, |state| trainer.restore(state))?;
+    let (mut file, n_done) = TrainingFile::open(context, |path| trainer.restore(path))?;
     context.check_stop()?;
     for (step_idx, batch) in data.batches(config, context.seed).take(n_steps).enumerate().skip(n_done as usize) {
         let step = trainer.step(&batch?)?;
         let metrics = [("loss", step.loss), ("grad_norm", step.grad_norm), ("lr", step.lr)];
         context.observer.step(step_idx as u64 + 1, &metrics);
-        file.after_step(context, || trainer.state())?;
+        file.after_step(context, |path| trainer.save_state(path))?;
     }
     let after = heldout_nll(&trainer.model()?, heldout, budget)?;
     save_trained(context, &files, HeadKind::Language, &trainer.weights()?, config.lora.as_ref())?;

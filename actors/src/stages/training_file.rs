@@ -1,7 +1,7 @@
 //! A stage's training on disk, so that what is stopped or killed goes on near where it was.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use collimate_models::durable;
@@ -26,16 +26,12 @@ impl TrainingFile {
     /// What was left is broken, or of other training.
     pub fn open(
         context: &mut StageContext<'_>,
-        restore: impl FnOnce(&[u8]) -> collimate_models::Result<u64>,
+        restore: impl FnOnce(&Path) -> collimate_models::Result<u64>,
     ) -> Result<(Self, u64), StageError> {
         let path = context.training_file();
-        let n_done = match fs::read(&path) {
-            Ok(state) => restore(&state).map_err(|error| {
-                let problem = format!("{error}; remove it to begin the stage anew");
-                StageError::Model(collimate_models::Error::bad_file(&path, problem))
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(collimate_models::Error::io(&path, error).into()),
+        let n_done = match path.exists() {
+            true => restore(&path).map_err(StageError::OldTraining)?,
+            false => 0,
         };
         if n_done > 0 {
             context.observer.goes_on(n_done);
@@ -48,11 +44,11 @@ impl TrainingFile {
     pub fn after_step(
         &mut self,
         context: &StageContext<'_>,
-        state: impl FnOnce() -> collimate_models::Result<Vec<u8>>,
+        save_state: impl FnOnce(&Path) -> collimate_models::Result<()>,
     ) -> Result<(), StageError> {
         let stops = context.stop.is_stopped();
         if stops || self.written.elapsed() >= EVERY {
-            durable::write_file(&self.path, &state()?)?;
+            durable::replace_file(&self.path, |path| save_state(path).map_err(std::io::Error::other))?;
             self.written = Instant::now();
         }
         if stops { Err(StageError::Stopped) } else { Ok(()) }

@@ -166,7 +166,7 @@ pub async fn ask(
     if group.is_empty() {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no rollout {id}")));
     }
-    let names = RunNames::of(&shared.root, group[0].version);
+    let names = RunNames::of(&shared.watched.root(), group[0].version);
     let task = task_of(&group, &names).map_err(|problem| ApiError::new(StatusCode::CONFLICT, problem))?;
     let (n_responses, content) = (task.responses.len(), content_id(&task));
     let is_new = keep(&store, task).await?;

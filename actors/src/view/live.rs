@@ -1,5 +1,6 @@
 //! What a run in this process tells those who look at it.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use collimate_protocol::messages::{RunEvent, RunStatus};
@@ -12,15 +13,17 @@ use crate::control::RunControl;
 use crate::observe::numbers;
 use crate::observe::ppo_recorder::UpdateRecord;
 use crate::rundir::event_log::LoggedEvent;
-use crate::rundir::{Stage, StageDir};
+use crate::rundir::{RunDir, Stage, StageDir};
 
 /// A way to the hub, where somebody may look; nothing where nobody does. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Live(Option<Arc<Watched>>);
 
 /// A run that is looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watched {
+    /// The run directory: another one for each round of `collimate iterate`.
+    root: Mutex<PathBuf>,
     /// What is known of it.
     pub hub: Hub,
     /// What it can be commanded by, while PPO runs in this process.
@@ -28,6 +31,16 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// The run in this directory, of which nothing is known yet.
+    pub fn of(root: &Path) -> Self {
+        Self { root: Mutex::new(root.to_owned()), hub: Hub::default(), control: Mutex::default() }
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> PathBuf {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What the run can be commanded by, now.
     pub fn control(&self) -> Option<RunControl> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -56,6 +69,15 @@ impl Live {
         if let Some(watched) = &self.0 {
             tell(watched);
         }
+    }
+
+    /// The next round begins, which is a run in a directory of its own.
+    pub fn round_began(&self, round: &RunDir) {
+        self.tell(|watched| {
+            *watched.root.lock().unwrap_or_else(PoisonError::into_inner) = round.root().to_owned();
+            watched.hub.write(|known| (known.status, known.stage) = (None, None));
+            directory::load(&round.stage(Stage::Ppo), &watched.hub);
+        });
     }
 
     /// A stage begins.

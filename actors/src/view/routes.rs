@@ -84,14 +84,15 @@ async fn login(State(shared): State<Arc<Shared>>, ApiJson(login): ApiJson<Login>
 
 /// What the page begins with.
 async fn run(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let name = shared.root.file_name().unwrap_or(shared.root.as_os_str()).to_string_lossy().into_owned();
-    let settings = settings(&shared);
+    let root = shared.watched.root();
+    let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy().into_owned();
+    let settings = settings(&root);
     let is_commandable = shared.watched.control().is_some();
     let hub = &shared.watched.hub;
     Json(hub.read(|known| {
         json!({
             "name": name,
-            "root": shared.root.display().to_string(),
+            "root": root.display().to_string(),
             "settings": settings,
             "can_ask_people": shared.labels.is_some(),
             "is_commandable": is_commandable,
@@ -110,10 +111,9 @@ async fn run(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 /// The settings that the page shows, as the run's recipe has them; `null` where it can't be read.
-fn settings(shared: &Shared) -> Value {
-    let recipe: Option<Recipe> =
-        RunDir::existing(&shared.root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
-    let reward_model = recipe.as_ref().zip(RunDir::existing(&shared.root).ok()).and_then(|(recipe, dir)| {
+fn settings(root: &std::path::Path) -> Value {
+    let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
+    let reward_model = recipe.as_ref().zip(RunDir::existing(root).ok()).and_then(|(recipe, dir)| {
         // Where something else gives the scores there is none to show.
         input_models(recipe, &dir).ok().and_then(|(_, reward_model)| reward_model)
     });
@@ -174,7 +174,7 @@ pub(super) async fn read<R: Send + 'static>(
 ) -> Result<R, ApiError> {
     let failed = |problem: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, problem);
     let reading = tokio::task::spawn_blocking(move || {
-        let log = RunDir::existing(&shared.root)?.stage(Stage::Ppo).rollouts();
+        let log = RunDir::existing(&shared.watched.root())?.stage(Stage::Ppo).rollouts();
         shared.with_rollouts(&log, read)
     });
     let result = reading.await.map_err(|error| failed(error.to_string()))?;

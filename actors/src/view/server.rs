@@ -1,7 +1,7 @@
 //! The server of a run's page, and the secret that opens it.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -38,10 +38,8 @@ pub enum ViewError {
 pub struct Shared {
     /// The run.
     pub watched: Arc<Watched>,
-    /// Its directory.
-    pub root: PathBuf,
-    /// Its rollouts; `None` until somebody asks for them.
-    index: Mutex<Option<RolloutIndex>>,
+    /// The rollouts of this file; `None` until somebody asks for some.
+    index: Mutex<Option<(PathBuf, RolloutIndex)>>,
     /// The project in which people are asked about its rollouts, if one was named.
     pub labels: Option<Store>,
     /// Of the run's token.
@@ -56,18 +54,18 @@ impl Shared {
     /// Does something with the index of the rollouts in this file, once it has all of them.
     pub fn with_rollouts<R>(
         &self,
-        log: &std::path::Path,
+        log: &Path,
         read: impl FnOnce(&RolloutIndex) -> Result<R, RunDirError>,
     ) -> Result<R, RunDirError> {
         let mut slot = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let mut index = match slot.take() {
-            Some(index) => index,
-            None => RolloutIndex::open(log)?,
+            Some((of, index)) if of == log => index,
+            _ => RolloutIndex::open(log)?,
         };
         // After an error it is opened anew.
         index.catch_up()?;
         let result = read(&index)?;
-        *slot = Some(index);
+        *slot = Some((log.to_owned(), index));
         Ok(result)
     }
 }
@@ -95,11 +93,10 @@ impl Door {
     ///
     /// # Errors
     /// There is no thread.
-    pub fn serve(self, watched: Arc<Watched>, root: PathBuf, labels: Option<Store>) -> Result<String, ViewError> {
+    pub fn serve(self, watched: Arc<Watched>, labels: Option<Store>) -> Result<String, ViewError> {
         let token = Token::random();
         let shared = Shared {
             watched,
-            root,
             index: Mutex::new(None),
             labels,
             secret: token.hash(),

@@ -260,7 +260,7 @@ impl Block {
     }
 
     /// Joins weights that no longer change, and lays them out for inference, unless they are shared.
-    pub(super) fn freeze(&mut self) -> Result<()> {
+    pub(super) fn lay_out(&mut self) -> Result<()> {
         if self.is_shared {
             return Ok(());
         }

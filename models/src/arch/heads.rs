@@ -33,9 +33,9 @@ impl LanguageModel {
         Self::on(Decoder::new(config, weights)?, weights)
     }
 
-    /// Over weights that no longer change, laid out for speed.
+    /// Over these weights themselves, of which it makes no copy, recording no gradient: for passes of many tokens.
     pub fn frozen(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
-        Self::on(Decoder::frozen(config, weights)?, weights)
+        Self::new(config, &weights.detached())
     }
 
     fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {
@@ -103,21 +103,39 @@ pub struct GenerationModel {
 
 #[derive(Clone, Debug)]
 enum Unembedding {
+    /// `(V, C)`.
+    Stored(Tensor),
     Packed(PackedWeight),
-    /// Of a base that is shared, of which no copy is made: `(V, C)`.
-    Shared(Tensor),
 }
 
 impl GenerationModel {
     /// Over weights that no longer change, of which it makes copies laid out for speed, unless they are a base's.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
+        let mut model = Self::stored(config, weights)?;
+        model.lay_out()?;
+        Ok(model)
+    }
+
+    /// Takes these weights instead. The copies of the old ones are gone before the new ones are made.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        *self = Self::stored(self.decoder.config(), weights)?;
+        self.lay_out()
+    }
+
+    fn stored(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
         let LanguageModel { decoder, unembedding, precision } = LanguageModel::frozen(config, weights)?;
-        let unembedding = precision.matrix(&unembedding)?;
-        let unembedding = match weights.has_base() {
-            true => Unembedding::Shared(unembedding),
-            false => Unembedding::Packed(PackedWeight::new(&unembedding, WeightLayout::OutIn)?),
-        };
-        Ok(Self { decoder, unembedding })
+        Ok(Self { decoder, unembedding: Unembedding::Stored(precision.matrix(&unembedding)?) })
+    }
+
+    fn lay_out(&mut self) -> Result<()> {
+        self.decoder.lay_out()?;
+        match &self.unembedding {
+            Unembedding::Stored(weight) if !self.decoder.is_on_base() => {
+                self.unembedding = Unembedding::Packed(PackedWeight::new(weight, WeightLayout::OutIn)?);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The decoder.
@@ -129,7 +147,7 @@ impl GenerationModel {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(match &self.unembedding {
             Unembedding::Packed(weight) => kernels::packed_linear(hidden, weight, None)?,
-            Unembedding::Shared(weight) => kernels::linear(hidden, weight, WeightLayout::OutIn, None)?,
+            Unembedding::Stored(weight) => kernels::linear(hidden, weight, WeightLayout::OutIn, None)?,
         })
     }
 }
@@ -148,9 +166,9 @@ impl ScalarModel {
         Self::on(Decoder::new(config, weights)?, weights)
     }
 
-    /// Over weights that no longer change, laid out for speed.
+    /// Over these weights themselves, of which it makes no copy, recording no gradient: for passes of many tokens.
     pub fn frozen(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
-        Self::on(Decoder::frozen(config, weights)?, weights)
+        Self::new(config, &weights.detached())
     }
 
     fn on(decoder: Decoder, weights: &Weights) -> Result<Self> {

@@ -26,5 +26,6 @@ pub use heads::{GenerationModel, LanguageModel, SCORE_BIAS, SCORE_WEIGHT, Scalar
 pub use lora::LoraConfig;
 pub use packed::PackedSequences;
 pub use precision::Precision;
+pub(crate) use safetensors_file::SafetensorsFile;
 pub use specs::{HeadKind, Initial, LinearLayer, ParameterSpec, linear_layers, parameter_specs};
 pub use weights::{Parameters, Weights};

@@ -41,30 +41,31 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::arch::{HeadKind, LanguageModel, ModelConfig, PackedSequences, Parameters};
+    use crate::arch::{Decoder, GenerationModel, HeadKind, LanguageModel, ModelConfig, PackedSequences, Parameters};
     use crate::kernels;
+    use crate::kernels::testing::flat;
     use crate::testing::{gpt2, llama, tokens, weights};
     use crate::train::{LmExample, LmTrainer, OptimConfig};
 
-    fn logprobs(config: &Arc<ModelConfig>, precision: Precision) -> (Vec<f32>, Vec<f32>) {
+    /// Hidden states over weights as they are stored, and laid out for generation.
+    fn hidden(config: &Arc<ModelConfig>, precision: Precision) -> (Vec<f32>, Vec<f32>) {
         let weights = weights(config, HeadKind::Language, 1).with_precision(precision);
         let packed = PackedSequences::new(&[tokens(9, 1), tokens(5, 2)]);
-        let (rows, targets) = ([0, 4, 8, 12], [3, 1, 4, 1]);
-        let of = |model: LanguageModel| {
-            model.logprobs_at(&packed, &rows, &targets, 1.0).unwrap().logprobs.to_vec1::<f32>().unwrap()
-        };
-        (of(LanguageModel::new(config, &weights).unwrap()), of(LanguageModel::frozen(config, &weights).unwrap()))
+        let of = |decoder: &Decoder| flat(&decoder.forward_packed(&packed).unwrap());
+        let stored = LanguageModel::new(config, &weights).unwrap();
+        let laid_out = GenerationModel::new(config, &weights).unwrap();
+        (of(stored.decoder()), of(laid_out.decoder()))
     }
 
     #[test]
     fn bf16_is_close_to_f32_and_not_the_same_and_leaves_the_cpu_alone_unless_emulated() {
         for config in [gpt2(), llama()] {
-            let (exact, _) = logprobs(&config, Precision::F32);
-            assert_eq!(logprobs(&config, Precision::Bf16).0, exact);
-            let (training, frozen) = logprobs(&config, Precision::Bf16Emulated);
-            assert_eq!(training, frozen);
-            assert_ne!(training, exact);
-            for (a, b) in training.iter().zip(&exact) {
+            let (exact, _) = hidden(&config, Precision::F32);
+            assert_eq!(hidden(&config, Precision::Bf16).0, exact);
+            let (stored, laid_out) = hidden(&config, Precision::Bf16Emulated);
+            assert_eq!(stored, laid_out);
+            assert_ne!(stored, exact);
+            for (a, b) in stored.iter().zip(&exact) {
                 // bf16 has 8 bits: a sum of products is off by some 2^-8 of its terms.
                 assert!((a - b).abs() < 0.05, "{a}, in f32 {b}");
             }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 
 use super::files::is_mask;
@@ -15,24 +15,74 @@ use crate::error::{Error, Result};
 /// Bytes that are read at a time: a tensor is never there twice.
 const PIECE: u64 = 1 << 20;
 
+/// A safetensors file whose header is read and found to fit its length.
+pub(crate) struct SafetensorsFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    /// Where the tensors begin.
+    start: u64,
+}
+
+impl SafetensorsFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// It can't be read, is cut short, or is none: in words that tell the user what to do.
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::io(path, source);
+        let mut file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let mut head = Vec::new();
+        (&mut file).take(8).read_to_end(&mut head).map_err(io)?;
+        let header_len = head.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head));
+        (&mut file).take(header_len.min(length)).read_to_end(&mut head).map_err(io)?;
+        let header = header(&head, length).map_err(|error| Error::bad_file(path, diagnose(&head, length, &error)))?;
+        Ok(Self { path: path.to_owned(), file, header, start: head.len() as u64 })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds.
+    pub fn header(&self) -> &Metadata {
+        &self.header
+    }
+
+    /// The numbers of a tensor of this file, which are of type `dtype`, as f32.
+    pub fn read(&mut self, tensor: &TensorInfo, dtype: DType) -> Result<Vec<f32>> {
+        let io = |source| Error::io(&self.path, source);
+        let (from, to) = tensor.data_offsets;
+        self.file.seek(SeekFrom::Start(self.start + from as u64)).map_err(io)?;
+        let mut bytes = Vec::new();
+        let mut numbers: Vec<f32> = Vec::with_capacity((to - from) / dtype.size_in_bytes());
+        let mut n_left = (to - from) as u64;
+        while n_left > 0 {
+            let n = n_left.min(PIECE);
+            bytes.clear();
+            (&mut self.file).take(n).read_to_end(&mut bytes).map_err(io)?;
+            if bytes.len() as u64 != n {
+                return Err(Error::bad_file(&self.path, "has become shorter while it was read"));
+            }
+            let piece = Tensor::from_raw_buffer(&bytes, dtype, &[bytes.len() / dtype.size_in_bytes()], &Device::Cpu)?;
+            numbers.extend(piece.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+            n_left -= n;
+        }
+        Ok(numbers)
+    }
+}
+
 /// Adds every tensor of one file, as f32, and returns the file's metadata.
 pub(super) fn read_safetensors(
     path: &Path,
     device: &Device,
     tensors: &mut BTreeMap<String, Tensor>,
 ) -> Result<HashMap<String, String>> {
-    let io = |source| Error::io(path, source);
-    let mut file = File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
-    let mut head = Vec::new();
-    (&mut file).take(8).read_to_end(&mut head).map_err(io)?;
-    let header_len = head.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head));
-    (&mut file).take(header_len.min(length)).read_to_end(&mut head).map_err(io)?;
-    let header = header(&head, length).map_err(|error| Error::bad_file(path, diagnose(&head, length, &error)))?;
-    let start = head.len() as u64;
-    let mut bytes = Vec::new();
-    for name in header.offset_keys() {
-        let Some(info) = header.info(&name) else { continue };
+    let mut file = SafetensorsFile::open(path)?;
+    for name in file.header().offset_keys() {
+        let Some(info) = file.header().info(&name).cloned() else { continue };
         let dtype = match info.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
@@ -44,24 +94,13 @@ pub(super) fn read_safetensors(
                 return Err(Error::bad_file(path, problem));
             }
         };
-        let (from, to) = info.data_offsets;
-        file.seek(SeekFrom::Start(start + from as u64)).map_err(io)?;
-        let mut numbers: Vec<f32> = Vec::with_capacity((to - from) / dtype.size_in_bytes());
-        let mut n_left = (to - from) as u64;
-        while n_left > 0 {
-            let n = n_left.min(PIECE);
-            bytes.clear();
-            (&mut file).take(n).read_to_end(&mut bytes).map_err(io)?;
-            let piece = Tensor::from_raw_buffer(&bytes, dtype, &[bytes.len() / dtype.size_in_bytes()], &Device::Cpu)?;
-            numbers.extend(piece.to_dtype(DType::F32)?.to_vec1::<f32>()?);
-            n_left -= n;
-        }
+        let numbers = file.read(&info, dtype)?;
         let tensor = Tensor::from_vec(numbers, info.shape.as_slice(), &Device::Cpu)?.to_device(device)?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Error::bad_file(path, format!("tensor `{name}` is in another shard too")));
         }
     }
-    Ok(header.metadata().clone().unwrap_or_default())
+    Ok(file.header().metadata().clone().unwrap_or_default())
 }
 
 /// The header of a file of this length, from its first bytes up to the header's end, as far as the file goes.

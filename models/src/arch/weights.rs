@@ -13,8 +13,8 @@ use super::specs::{HeadKind, Initial, linear_layers, parameter_specs};
 use crate::error::{Error, Result};
 use crate::rng::{self, SeededRng};
 
-/// Named tensors. As part of a snapshot they are immutable copies; as [`Parameters::weights`] they are views of
-/// what is being trained.
+/// Named tensors. As part of a snapshot they never change; as [`Parameters::weights`] they are views of what is
+/// being trained.
 ///
 /// Its own tensors may stand on a frozen base ([`into_base`](Self::into_base)), which all that stand on it share: then
 /// they are adapters and whatever else takes the place of the base's. What is iterated over, copied, trained and
@@ -196,7 +196,7 @@ pub struct Parameters {
 impl Parameters {
     /// Starts training from a copy of these weights.
     pub fn from_weights(weights: &Weights) -> Result<Self> {
-        let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(&tensor.copy()?)?));
+        let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(&tensor.detach())?));
         let vars = weights.iter().map(var).collect::<Result<_>>()?;
         Ok(Self { vars, on: weights.on.clone(), precision: weights.precision })
     }

@@ -79,7 +79,7 @@ impl<T> Engine<T> {
     /// Uses these weights from the next step on. Sequences in progress go on, with their cache as the
     /// [`CachePolicy`] has it. New prompts are computed under the new weights alone.
     pub fn set_weights(&mut self, weights: &Weights, version: PolicyVersion) -> Result<()> {
-        self.model = GenerationModel::new(&self.config, weights)?;
+        self.model.set_weights(weights)?;
         self.version = version;
         let recompute = self.cache_policy == CachePolicy::Recompute;
         self.running_mut().for_each(|running| running.new_weights(version, recompute));

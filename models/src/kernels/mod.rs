@@ -25,7 +25,7 @@ mod rope;
 pub(crate) mod simd;
 mod storage;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tile;
 mod transpose;
 mod weight_gradients;

@@ -9,6 +9,7 @@ use super::gradients::GradAccumulator;
 use super::inplace::{self, CHUNK};
 use crate::arch::Parameters;
 use crate::error::{Error, Result};
+use crate::train::Written;
 
 /// AdamW's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,36 +84,37 @@ impl AdamW {
     }
 
     /// Both moments of each parameter, by the parameter's name and which of the two it is.
-    pub fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
+    pub(crate) fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Written<'_>)>> {
         let mut state = Vec::with_capacity(2 * self.moments.len());
         for (name, moments) in &self.moments {
             let missing = || Error::MissingTensor { name: name.clone(), path: None };
             let parameter = parameters.get(name).ok_or_else(missing)?.as_tensor();
-            let of = |numbers: &[f32]| Tensor::from_slice(numbers, parameter.shape(), parameter.device());
             let (first, second) = match moments {
-                Moments::Cpu { first, second } => (of(first)?, of(second)?),
-                Moments::Device { first, second } => (first.copy()?, second.copy()?),
+                Moments::Cpu { first, second } => {
+                    (Written::numbers(first, parameter), Written::numbers(second, parameter))
+                }
+                Moments::Device { first, second } => (Written::tensor(first), Written::tensor(second)),
             };
             state.extend(self.names_of_moments(name).into_iter().zip([first, second]));
         }
         Ok(state)
     }
 
-    /// Goes on from what [`state`](Self::state) gave after `n_steps` steps. `tensor` finds a tensor by its name there.
+    /// Goes on from what [`state`](Self::state) gave after `n_steps` steps. `numbers` finds moments by their name there.
     ///
     /// # Errors
-    /// What `tensor` says; some moments may have changed then.
-    pub fn restore(&mut self, n_steps: u64, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+    /// What `numbers` says; some moments may have changed then.
+    pub(crate) fn restore(&mut self, n_steps: u64, mut numbers: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
         for (name, moments) in &mut self.moments {
-            let (new_first, new_second) = (tensor(&format!("{name}.{FIRST}"))?, tensor(&format!("{name}.{SECOND}"))?);
+            let (of_first, of_second) = (format!("{name}.{FIRST}"), format!("{name}.{SECOND}"));
             match moments {
                 Moments::Cpu { first, second } => {
-                    *first = new_first.flatten_all()?.to_vec1()?;
-                    *second = new_second.flatten_all()?.to_vec1()?;
+                    *first = numbers(&of_first)?;
+                    *second = numbers(&of_second)?;
                 }
                 Moments::Device { first, second } => {
-                    *first = new_first.to_device(first.device())?;
-                    *second = new_second.to_device(second.device())?;
+                    *first = Tensor::from_vec(numbers(&of_first)?, first.shape(), first.device())?;
+                    *second = Tensor::from_vec(numbers(&of_second)?, second.shape(), second.device())?;
                 }
             }
         }

@@ -47,6 +47,11 @@ impl Ema {
         self.average = average;
     }
 
+    /// The average as it is now.
+    pub fn average(&self) -> &Weights {
+        &self.average
+    }
+
     /// A real copy of the average.
     pub fn weights(&self) -> Result<Weights> {
         self.average.deep_copy()

@@ -26,9 +26,16 @@ impl GradAccumulator {
     /// An empty sum for these parameters.
     pub fn new(parameters: &Parameters) -> Result<Self> {
         let empty = |(name, var): (&str, &Var)| Ok((name.to_owned(), GradientSum::new(var)?));
-        let sums: BTreeMap<_, _> = parameters.iter().map(empty).collect::<Result<_>>()?;
-        let gathered = GradientSums::new(parameters.iter().map(|(name, var)| (var.as_tensor(), &sums[name])));
-        Ok(Self { sums, gathered: Arc::new(gathered) })
+        let sums = parameters.iter().map(empty).collect::<Result<_>>()?;
+        let mut gradients = Self { sums, gathered: Arc::default() };
+        gradients.follow(parameters);
+        Ok(gradients)
+    }
+
+    /// Gathers the gradients of these parameters from now on: the same, or copies of them.
+    pub fn follow(&mut self, parameters: &Parameters) {
+        let sums = self.sums.iter().filter_map(|(name, sum)| Some((parameters.get(name)?.as_tensor(), sum)));
+        self.gathered = Arc::new(GradientSums::new(sums));
     }
 
     /// Forgets what was added, for the next step.

@@ -23,7 +23,6 @@ pub struct PpoExperienceMaker {
     device: Device,
     kl_controller: KlController,
     score_normalizer: ScoreNormalizer,
-    value_model: Option<(PolicyVersion, ScalarModel)>,
 }
 
 impl PpoExperienceMaker {
@@ -36,7 +35,6 @@ impl PpoExperienceMaker {
             device: device.clone(),
             kl_controller: config.kl_controller(),
             score_normalizer: ScoreNormalizer::default(),
-            value_model: None,
         })
     }
 
@@ -100,13 +98,9 @@ impl PpoExperienceMaker {
     }
 
     /// For each rollout the value before each of its response's tokens, under the snapshot's value weights.
-    fn values(&mut self, rollouts: &[ScoredRollout], snapshot: &Snapshot<Weights>) -> Result<Vec<Vec<f32>>> {
-        let is_current = self.value_model.as_ref().is_some_and(|(version, _)| *version == snapshot.version);
-        if !is_current {
-            let weights = snapshot.value.to_device(&self.device)?;
-            self.value_model = Some((snapshot.version, ScalarModel::frozen(&self.value_config, &weights)?));
-        }
-        let Some((_, model)) = &self.value_model else { return Err(Error::invalid("there is no value model")) };
+    fn values(&self, rollouts: &[ScoredRollout], snapshot: &Snapshot<Weights>) -> Result<Vec<Vec<f32>>> {
+        // Not kept: it would hold on to a snapshot that is no longer the newest.
+        let model = ScalarModel::frozen(&self.value_config, &snapshot.value.to_device(&self.device)?)?;
         let sequences: Vec<(Vec<u32>, usize)> =
             rollouts.iter().map(|s| (s.rollout.sequence(), s.rollout.prompt.tokens.len())).collect();
         sequences.iter().try_for_each(|(tokens, _)| check_length(&self.value_config, tokens.len()))?;

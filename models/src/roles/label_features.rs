@@ -21,10 +21,9 @@ pub struct TaskReader {
 }
 
 impl TaskReader {
-    /// Over a copy of these weights.
+    /// Over these weights, which it shares.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights, tokenizer: Tokenizer) -> Result<Self> {
-        let model = ScalarModel::frozen(config, &weights.deep_copy()?)?;
-        Ok(Self { model, tokenizer, context_len: config.context_len })
+        Ok(Self { model: ScalarModel::frozen(config, weights)?, tokenizer, context_len: config.context_len })
     }
 
     /// The responses' features and scores, for each task; `None` for one that is longer than the model's context.

@@ -3,6 +3,7 @@
 mod passes;
 mod state;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use collimate_protocol::records::TrainMetrics;
@@ -257,16 +258,36 @@ impl PpoLearner {
             return self.skip_limit.skipped(what);
         }
         if policy_learns {
+            self.part_policy()?;
             self.policy.step(lr, step.policy_grad_norm)?;
             if let Some(ema) = &mut self.ema {
                 ema.update(self.policy.parameters())?;
             }
         }
         if value_learns {
+            self.part_value()?;
             self.value.step(value_lr, step.value_grad_norm)?;
         }
         self.skip_limit.taken();
         stats.taken(step, lr);
+        Ok(())
+    }
+
+    /// Parts from a published policy, which stays as it is.
+    fn part_policy(&mut self) -> Result<()> {
+        if self.policy.part()? {
+            let config = &self.policy_config;
+            self.policy_model = self.policy.language_model(config, self.config.gradient_checkpointing)?;
+            self.policy_model_detached = LanguageModel::new(config, &detached(self.policy.parameters()))?;
+        }
+        Ok(())
+    }
+
+    /// Parts from a published value model, which stays as it is.
+    fn part_value(&mut self) -> Result<()> {
+        if self.value.part()? {
+            self.value_model = self.value.scalar_model(&self.value_config, self.config.gradient_checkpointing)?;
+        }
         Ok(())
     }
 
@@ -333,17 +354,17 @@ impl Trainer<Weights> for PpoLearner {
     fn snapshot(&self) -> std::result::Result<Snapshot<Weights>, RoleError> {
         Ok(Snapshot {
             version: self.version,
-            policy: Arc::new(self.policy.parameters().snapshot()?),
-            value: Arc::new(self.value.parameters().snapshot()?),
+            policy: Arc::new(self.policy.publish()),
+            value: Arc::new(self.value.publish()),
         })
     }
 
-    fn state(&self) -> std::result::Result<Vec<u8>, RoleError> {
-        Ok(self.write_state()?)
+    fn save_state(&self, path: &Path) -> std::result::Result<(), RoleError> {
+        Ok(self.write_state(path)?)
     }
 
-    fn restore(&mut self, state: &[u8]) -> std::result::Result<(), RoleError> {
-        Ok(self.read_state(state)?)
+    fn restore(&mut self, path: &Path) -> std::result::Result<(), RoleError> {
+        Ok(self.read_state(path)?)
     }
 
     fn checksum(&self) -> std::result::Result<u64, RoleError> {

@@ -23,9 +23,9 @@ pub struct RewardModelScorer {
 }
 
 impl RewardModelScorer {
-    /// Over a copy of these weights.
+    /// Over these weights, which it shares: a file's or a snapshot's, which nobody changes.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
-        Ok(Self { model: ScalarModel::frozen(config, &weights.deep_copy()?)? })
+        Ok(Self { model: ScalarModel::frozen(config, weights)? })
     }
 }
 
@@ -63,9 +63,9 @@ impl OwnTokens {
 }
 
 impl RetokenizingScorer {
-    /// Over a copy of these weights.
+    /// Over these weights, as [`RewardModelScorer::new`].
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights, tokens: Arc<OwnTokens>) -> Result<Self> {
-        Ok(Self { model: ScalarModel::frozen(config, &weights.deep_copy()?)?, tokens })
+        Ok(Self { model: ScalarModel::frozen(config, weights)?, tokens })
     }
 }
 

@@ -24,3 +24,4 @@ pub use reward::{
 };
 pub(crate) use setup::{SkipLimit, Training, check_length, detached, first_non_finite};
 pub use setup::{StepMetrics, parameters_for};
+pub(crate) use state::Written;

@@ -1,6 +1,7 @@
 //! Reward-model training: from rankings to a scalar a response.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -133,17 +134,17 @@ impl RewardTrainer {
         Ok(bias)
     }
 
-    /// Everything that training goes on from, as bytes.
-    pub fn state(&self) -> Result<Vec<u8>> {
-        state::of_one_model(&self.training, self.n_steps, &self.skip_limit)
+    /// Writes a file with everything that training goes on from.
+    pub fn save_state(&self, path: &Path) -> Result<()> {
+        state::save_one_model(path, &self.training, self.n_steps, &self.skip_limit)
     }
 
     /// Goes on from a state of the same training, as if it had never ended; returns how many steps that had done.
     ///
     /// # Errors
-    /// The bytes are no whole state, or one of another model. Nothing has changed then.
-    pub fn restore(&mut self, state: &[u8]) -> Result<u64> {
-        self.n_steps = state::restore_one_model(state, &mut self.training, &mut self.skip_limit)?;
+    /// The file is no whole state, or one of another model: nothing has changed then. Or it can't be read to its end.
+    pub fn restore(&mut self, path: &Path) -> Result<u64> {
+        self.n_steps = state::restore_one_model(path, &mut self.training, &mut self.skip_limit)?;
         Ok(self.n_steps)
     }
 

@@ -1,6 +1,7 @@
 //! What all trainers share: a model's parameters with their optimiser, and the rule for steps that are not finite.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -63,6 +64,8 @@ pub(crate) struct Training {
     gathers: bool,
     /// Where checkpointed blocks leave their gradients.
     block_gradients: BlockGradients,
+    /// Whether somebody may have the parameters' very tensors, which then must not change.
+    is_published: AtomicBool,
 }
 
 impl Training {
@@ -72,7 +75,8 @@ impl Training {
         let n_bytes = size_of::<f32>() * parameters.iter().map(|(_, var)| var.elem_count()).sum::<usize>();
         let gathers = n_bytes as u64 > passes::SMALL_WEIGHTS;
         let block_gradients = BlockGradients::default();
-        Ok(Self { parameters, gradients, adamw, max_grad_norm, gathers, block_gradients })
+        let is_published = AtomicBool::new(false);
+        Ok(Self { parameters, gradients, adamw, max_grad_norm, gathers, block_gradients, is_published })
     }
 
     /// The language model over the parameters, which records gradients.
@@ -104,6 +108,32 @@ impl Training {
     #[cfg(test)]
     pub(crate) fn gradients(&self) -> &GradAccumulator {
         &self.gradients
+    }
+
+    /// The weights as they are now, which never change: they are not copied, but training goes on with copies, once
+    /// [`part`](Self::part) is called. Until the next step they are in memory once.
+    pub(crate) fn publish(&self) -> Weights {
+        self.is_published.store(true, Ordering::Relaxed);
+        detached(&self.parameters)
+    }
+
+    /// Parts from what was published, if anything was since the last call: the parameters become copies. Whether they did:
+    /// then models over them are to be made anew.
+    pub(crate) fn part(&mut self) -> Result<bool> {
+        if !self.is_published.swap(false, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.parameters = Parameters::from_weights(&self.parameters.weights())?;
+        self.gradients.follow(&self.parameters);
+        Ok(true)
+    }
+
+    /// Refuses a change of what was published.
+    pub(crate) fn check_parted(&self) -> Result<()> {
+        match self.is_published.load(Ordering::Relaxed) {
+            true => Err(Error::invalid("weights that were published would change")),
+            false => Ok(()),
+        }
     }
 
     /// Forgets the gradients of the step before.
@@ -141,6 +171,7 @@ impl Training {
 
     /// One optimiser step, clipped by the norm that [`grad_norm`](Self::grad_norm) gave.
     pub(crate) fn step(&mut self, lr: f64, grad_norm: f64) -> Result<()> {
+        self.check_parted()?;
         self.adamw.step(&self.parameters, &self.gradients, lr, clip_factor(grad_norm, self.max_grad_norm))
     }
 }

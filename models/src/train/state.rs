@@ -1,87 +1,131 @@
-//! Training as bytes, to go on from: one safetensors file with the tensors, and with the counters in its metadata.
+//! Training on disk, to go on from: one safetensors file with the tensors, and with the counters in its metadata.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
-use candle_core::Tensor;
-use safetensors::SafeTensors;
+use candle_core::{DType, Tensor};
+use safetensors::{Dtype, SafeTensorError, View};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::setup::{SkipLimit, Training};
+use crate::arch::SafetensorsFile;
 use crate::error::{Error, Result};
 
-/// Named tensors of a state.
-pub(crate) type Tensors = BTreeMap<String, Tensor>;
-
-/// A state's bytes. `key` says what it is of, and is the one key of the metadata: with several, their order would differ
-/// from one state to the next.
-pub(crate) fn to_bytes(key: &str, tensors: Tensors, counters: &impl Serialize) -> Result<Vec<u8>> {
-    let counters = serde_json::to_string(counters).map_err(|error| Error::invalid(error.to_string()))?;
-    safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), counters)])))
-        .map_err(|error| Error::invalid(format!("a state of training: {error}")))
+/// A tensor of a state. It is written from where it lies, so that a state is never in memory twice.
+pub(crate) struct Written<'a> {
+    shape: Vec<usize>,
+    numbers: Numbers<'a>,
 }
 
-/// The counters and tensors of a state, all of which are checked: `expected` has every tensor's name with one of its shape,
-/// on the device where it belongs.
-pub(crate) fn from_bytes<C: DeserializeOwned>(
-    bytes: &[u8],
-    key: &str,
-    expected: Vec<(String, Tensor)>,
-) -> Result<(C, Tensors)> {
-    let bad = |error: safetensors::SafeTensorError| {
-        Error::invalid(format!("this is no state of training, or is cut short: {error}"))
-    };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(bad)?;
-    let state = SafeTensors::deserialize(bytes).map_err(bad)?;
-    let counters = header.metadata().as_ref().and_then(|metadata| metadata.get(key)).map_or("", String::as_str);
-    let counters = serde_json::from_str(counters)
-        .map_err(|error| Error::invalid(format!("the state of training has no `{key}` as expected: {error}")))?;
-    let mut tensors = Tensors::new();
-    for (name, like) in expected {
-        let tensor = read(&state, &name, &like)?;
-        tensors.insert(name, tensor);
+enum Numbers<'a> {
+    Slice(&'a [f32]),
+    Tensor(Tensor),
+}
+
+impl<'a> Written<'a> {
+    /// A tensor as it is when its turn comes.
+    pub fn tensor(tensor: &Tensor) -> Self {
+        Self { shape: tensor.dims().to_vec(), numbers: Numbers::Tensor(tensor.detach()) }
     }
-    match state.names().into_iter().find(|name| !tensors.contains_key(*name)) {
-        None => Ok((counters, tensors)),
-        Some(name) => {
-            Err(Error::invalid(format!("the state of training has a tensor `{name}`, which this training has not")))
+
+    /// Numbers in the shape of a tensor.
+    pub fn numbers(numbers: &'a [f32], like: &Tensor) -> Self {
+        Self { shape: like.dims().to_vec(), numbers: Numbers::Slice(numbers) }
+    }
+}
+
+impl View for Written<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.numbers {
+            Numbers::Slice(numbers) => Cow::Borrowed(bytemuck::cast_slice(numbers)),
+            Numbers::Tensor(tensor) => View::data(tensor),
         }
     }
+
+    fn data_len(&self) -> usize {
+        size_of::<f32>() * self.shape.iter().product::<usize>()
+    }
 }
 
-/// The tensor of this name.
-pub(crate) fn tensor(tensors: &Tensors, name: String) -> Result<Tensor> {
-    tensors.get(&name).cloned().ok_or(Error::MissingTensor { name, path: None })
+/// Named tensors of a state.
+pub(crate) type Tensors<'a> = BTreeMap<String, Written<'a>>;
+
+/// Writes a state. `key` says what it is of, and is the one key of the metadata: with several, their order would differ
+/// from one state to the next.
+pub(crate) fn save(path: &Path, key: &str, tensors: Tensors<'_>, counters: &impl Serialize) -> Result<()> {
+    let counters = serde_json::to_string(counters).map_err(|error| Error::invalid(error.to_string()))?;
+    let metadata = HashMap::from([(key.to_owned(), counters)]);
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {
+        SafeTensorError::IoError(source) => Error::io(path, source),
+        other => Error::bad_file(path, format!("a state of training can't be written: {other}")),
+    })
 }
 
-/// A tensor of a state, on the device and in the shape of another.
-fn read(state: &SafeTensors<'_>, name: &str, like: &Tensor) -> Result<Tensor> {
-    let view = state.tensor(name).map_err(|_| Error::MissingTensor { name: name.to_owned(), path: None })?;
-    if view.dtype() != safetensors::Dtype::F32 {
-        return Err(Error::invalid(format!(
-            "tensor `{name}` of the state of training is {:?}, expected F32",
-            view.dtype()
-        )));
+/// A state on disk that has been found to be whole, and to have the tensors that training needs.
+pub(crate) struct SavedState(SafetensorsFile);
+
+impl SavedState {
+    /// Opens a state; returns its counters too. `expected` has every tensor's name and shape.
+    ///
+    /// # Errors
+    /// The file is no whole state of this `key`, or has other tensors.
+    pub fn open<C: DeserializeOwned>(path: &Path, key: &str, expected: Vec<(String, Vec<usize>)>) -> Result<(C, Self)> {
+        let bad = |problem: String| Error::bad_file(path, problem);
+        let file = SafetensorsFile::open(path)?;
+        let header = file.header();
+        let counters = header.metadata().as_ref().and_then(|metadata| metadata.get(key)).map_or("", String::as_str);
+        let counters = serde_json::from_str(counters)
+            .map_err(|error| bad(format!("the state of training has no `{key}` as expected: {error}")))?;
+        for (name, shape) in &expected {
+            let missing = || bad(format!("the state of training has no tensor `{name}`"));
+            let info = header.info(name).ok_or_else(missing)?;
+            if info.dtype != Dtype::F32 {
+                let problem = format!("tensor `{name}` of the state of training is {:?}, expected F32", info.dtype);
+                return Err(bad(problem));
+            }
+            if info.shape != *shape {
+                let problem =
+                    format!("tensor `{name}` of the state of training has shape {:?}, expected {shape:?}", info.shape);
+                return Err(bad(problem));
+            }
+        }
+        let is_expected = |name: &String| expected.iter().any(|(expected, _)| expected == name);
+        match header.offset_keys().into_iter().find(|name| !is_expected(name)) {
+            None => Ok((counters, Self(file))),
+            Some(name) => Err(bad(format!("the state of training has a tensor `{name}`, which this training has not"))),
+        }
     }
-    if view.shape() != like.dims() {
-        return Err(Error::WrongShape {
-            name: name.to_owned(),
-            found: view.shape().to_vec(),
-            expected: like.dims().to_vec(),
-            path: None,
-        });
+
+    /// The numbers of the tensor of this name.
+    pub fn numbers(&mut self, name: &str) -> Result<Vec<f32>> {
+        let path = Some(self.0.path().to_owned());
+        let missing = || Error::MissingTensor { name: name.to_owned(), path };
+        let info = self.0.header().info(name).cloned().ok_or_else(missing)?;
+        self.0.read(&info, DType::F32)
     }
-    let bytes = view.data().chunks_exact(4);
-    let numbers: Vec<f32> = bytes.map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
-    Ok(Tensor::from_vec(numbers, like.shape(), like.device())?)
+
+    /// The tensor of this name, in the shape and on the device of another.
+    pub fn tensor(&mut self, name: &str, like: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::from_vec(self.numbers(name)?, like.shape(), like.device())?)
+    }
 }
 
 impl Training {
     /// Adds the parameters and both moments of each, under a name of the model.
-    pub(crate) fn add_state(&self, model: &str, tensors: &mut Tensors) -> Result<()> {
+    pub(crate) fn add_state<'a>(&'a self, model: &str, tensors: &mut Tensors<'a>) -> Result<()> {
         let parameters = self.parameters();
         for (name, var) in parameters.iter() {
-            tensors.insert(format!("{model}.weights.{name}"), var.as_tensor().detach());
+            tensors.insert(format!("{model}.weights.{name}"), Written::tensor(var.as_tensor()));
         }
         for (name, moment) in self.adamw().state(parameters)? {
             tensors.insert(format!("{model}.adam.{name}"), moment);
@@ -89,24 +133,25 @@ impl Training {
         Ok(())
     }
 
-    /// What [`add_state`](Self::add_state) adds: each name, and a tensor of its shape.
-    pub(crate) fn expected_state(&self, model: &str) -> Vec<(String, Tensor)> {
+    /// What [`add_state`](Self::add_state) adds: each name, and the shape.
+    pub(crate) fn expected_state(&self, model: &str) -> Vec<(String, Vec<usize>)> {
         let mut expected = Vec::new();
         for (name, var) in self.parameters().iter() {
-            let like = var.as_tensor();
-            expected.push((format!("{model}.weights.{name}"), like.clone()));
+            let shape = var.dims().to_vec();
+            expected.push((format!("{model}.weights.{name}"), shape.clone()));
             let moments = self.adamw().names_of_moments(name);
-            expected.extend(moments.map(|name| (format!("{model}.adam.{name}"), like.clone())));
+            expected.extend(moments.map(|name| (format!("{model}.adam.{name}"), shape.clone())));
         }
         expected
     }
 
-    /// Goes on from tensors that [`add_state`](Self::add_state) gave after `n_steps` steps.
-    pub(crate) fn restore_state(&mut self, model: &str, n_steps: u64, tensors: &Tensors) -> Result<()> {
+    /// Goes on from what [`add_state`](Self::add_state) gave after `n_steps` steps.
+    pub(crate) fn restore_state(&mut self, model: &str, n_steps: u64, state: &mut SavedState) -> Result<()> {
+        self.check_parted()?;
         for (name, var) in self.parameters().iter() {
-            var.set(&tensor(tensors, format!("{model}.weights.{name}"))?)?;
+            var.set(&state.tensor(&format!("{model}.weights.{name}"), var.as_tensor())?)?;
         }
-        self.adamw_mut().restore(n_steps, |name| tensor(tensors, format!("{model}.adam.{name}")))
+        self.adamw_mut().restore(n_steps, |name| state.numbers(&format!("{model}.adam.{name}")))
     }
 }
 
@@ -123,18 +168,18 @@ struct Counters {
 const KEY: &str = "collimate_trainer";
 const MODEL: &str = "model";
 
-/// The state of training one model, after `n_steps` steps.
-pub(crate) fn of_one_model(training: &Training, n_steps: u64, skip_limit: &SkipLimit) -> Result<Vec<u8>> {
+/// Writes the state of training one model, after `n_steps` steps.
+pub(crate) fn save_one_model(path: &Path, training: &Training, n_steps: u64, skip_limit: &SkipLimit) -> Result<()> {
     let mut tensors = Tensors::new();
     training.add_state(MODEL, &mut tensors)?;
     let n_skipped_in_a_row = skip_limit.n_in_a_row();
-    to_bytes(KEY, tensors, &Counters { n_steps, n_adam_steps: training.adamw().n_steps(), n_skipped_in_a_row })
+    save(path, KEY, tensors, &Counters { n_steps, n_adam_steps: training.adamw().n_steps(), n_skipped_in_a_row })
 }
 
-/// Goes on from a state of [`of_one_model`]; returns how many steps it had done.
-pub(crate) fn restore_one_model(bytes: &[u8], training: &mut Training, skip_limit: &mut SkipLimit) -> Result<u64> {
-    let (counters, tensors) = from_bytes::<Counters>(bytes, KEY, training.expected_state(MODEL))?;
-    training.restore_state(MODEL, counters.n_adam_steps, &tensors)?;
+/// Goes on from a state of [`save_one_model`]; returns how many steps it had done.
+pub(crate) fn restore_one_model(path: &Path, training: &mut Training, skip_limit: &mut SkipLimit) -> Result<u64> {
+    let (counters, mut state) = SavedState::open::<Counters>(path, KEY, training.expected_state(MODEL))?;
+    training.restore_state(MODEL, counters.n_adam_steps, &mut state)?;
     skip_limit.restore(counters.n_skipped_in_a_row);
     Ok(counters.n_steps)
 }

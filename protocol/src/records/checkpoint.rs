@@ -1,6 +1,4 @@
-//! A PPO run's whole state between two updates.
-
-use std::sync::Arc;
+//! The ledger between two updates, as a checkpoint has it.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,20 +48,4 @@ impl LedgerState {
         }
         None
     }
-}
-
-/// The whole state of a PPO run between two updates. What is a function of seed and version (prompts, pretraining
-/// text, sampling seeds) is not in it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
-    /// Updates done.
-    pub version: PolicyVersion,
-    /// Every ticket.
-    pub ledger: LedgerState,
-    /// Checksum of the weights ([`Trainer::checksum`](crate::roles::Trainer::checksum)).
-    pub checksum: u64,
-    /// The trainer's state ([`Trainer::state`](crate::roles::Trainer::state)).
-    pub trainer: Arc<[u8]>,
-    /// The experience maker's state after the batch that the last update trained on; `None` before the first.
-    pub experience_maker: Option<Vec<u8>>,
 }

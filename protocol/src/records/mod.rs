@@ -9,7 +9,7 @@ mod summary;
 mod update;
 mod work;
 
-pub use checkpoint::{Checkpoint, LedgerState, RewardModelSince};
+pub use checkpoint::{LedgerState, RewardModelSince};
 pub use data::{Comparison, ComparisonTokens, Demonstration, Message, PromptRecord, PromptText, Role};
 pub use feedback::{
     Answer, Arm, LabelName, LabelTask, LabelUse, LabeledComparison, LabeledDemonstration, LabeledPreference, Origin,

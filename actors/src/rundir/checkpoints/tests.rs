@@ -26,9 +26,25 @@ fn checkpoint(version: u64) -> Checkpoint {
         version: PolicyVersion(version),
         ledger: LedgerState { counts, open, reward_model, next_reward_model },
         checksum: u64::MAX - version,
-        trainer: (0..200u8).map(|byte| byte.wrapping_mul(version as u8 + 3)).collect(),
+        trainer: Arc::new(
+            StateFile::write(&std::env::temp_dir(), |path| Ok(fs::write(path, trainer(version))?)).unwrap(),
+        ),
         experience_maker: Some(br#"{"kl":0.1}"#.to_vec()),
     }
+}
+
+fn trainer(version: u64) -> Vec<u8> {
+    (0..200u8).map(|byte| byte.wrapping_mul(version as u8 + 3)).collect()
+}
+
+/// Everything that a checkpoint holds.
+fn contents(checkpoint: &Checkpoint) -> impl PartialEq + std::fmt::Debug + use<> {
+    let Checkpoint { version, ledger, checksum, trainer, experience_maker } = checkpoint.clone();
+    (version, ledger, checksum, fs::read(trainer.path()).unwrap(), experience_maker)
+}
+
+fn assert_newest(checkpoints: &Checkpoints, expected: &Checkpoint) {
+    assert_eq!(contents(&checkpoints.newest().unwrap().checkpoint.unwrap()), contents(expected));
 }
 
 fn versions(numbers: &[u64]) -> Vec<PolicyVersion> {
@@ -50,10 +66,10 @@ fn the_newest_comes_back_as_it_was_and_the_oldest_go() {
         checkpoints.save(&checkpoint(version), 2).unwrap();
     }
     assert_eq!(checkpoints.versions().unwrap(), versions(&[4, 10]));
-    assert_eq!(checkpoints.newest().unwrap().checkpoint, Some(checkpoint(10)));
+    assert_newest(&checkpoints, &checkpoint(10));
     let first = Checkpoint { experience_maker: None, ..checkpoint(11) };
     checkpoints.save(&first, 1).unwrap();
-    assert_eq!(checkpoints.newest().unwrap().checkpoint, Some(first));
+    assert_newest(&checkpoints, &first);
 }
 
 #[test]
@@ -61,10 +77,10 @@ fn a_damaged_one_is_passed_over_by_name_and_replaced_when_its_version_comes_agai
     let (_folder, checkpoints) = saved(&[1, 2]);
     fs::write(checkpoints.path(PolicyVersion(2)).join(TRAINER), b"short").unwrap();
     let found = checkpoints.newest().unwrap();
-    assert_eq!(found.checkpoint, Some(checkpoint(1)));
+    assert_eq!(contents(found.checkpoint.as_ref().unwrap()), contents(&checkpoint(1)));
     assert!(found.damaged[0].contains("v00000002/trainer.safetensors: it has 5 bytes, expected 200"), "{found:?}");
     checkpoints.save(&checkpoint(2), 9).unwrap();
-    assert_eq!(checkpoints.newest().unwrap().checkpoint, Some(checkpoint(2)));
+    assert_newest(&checkpoints, &checkpoint(2));
 }
 
 #[test]
@@ -101,12 +117,25 @@ fn a_save_that_was_interrupted_anywhere_leaves_the_one_before_and_does_not_hinde
             }
             let (name, bytes) = &files[n_files];
             fs::write(unfinished.join(name), &bytes[..(bytes.len() as f64 * share) as usize]).unwrap();
-            assert_eq!(checkpoints.newest().unwrap().checkpoint, Some(checkpoint(1)));
+            assert_newest(&checkpoints, &checkpoint(1));
             checkpoints.save(&checkpoint(2), 9).unwrap();
-            assert_eq!(checkpoints.newest().unwrap().checkpoint, Some(checkpoint(2)));
+            assert_newest(&checkpoints, &checkpoint(2));
             assert_eq!(fs::read_dir(&checkpoints.dir).unwrap().count(), 2);
         }
     }
+}
+
+#[test]
+fn states_that_a_killed_process_left_are_removed_and_whole_checkpoints_stay() {
+    let (_folder, checkpoints) = saved(&[1]);
+    let left = StateFile::of(&checkpoints.path(PolicyVersion(1)).join(TRAINER)).unwrap();
+    fs::copy(left.path(), checkpoints.dir.join(".state-left")).unwrap();
+    drop(left);
+    fs::create_dir(checkpoints.unfinished(PolicyVersion(2))).unwrap();
+    checkpoints.remove_left_over().unwrap();
+    assert_eq!(fs::read_dir(&checkpoints.dir).unwrap().count(), 1);
+    assert_newest(&checkpoints, &checkpoint(1));
+    Checkpoints::at(Path::new("absent")).remove_left_over().unwrap();
 }
 
 proptest! {
@@ -130,7 +159,7 @@ proptest! {
         let error = checkpoints.load(PolicyVersion(2)).unwrap_err().to_string();
         prop_assert!(error.contains("v00000002"), "{}", error);
         let found = checkpoints.newest().unwrap();
-        prop_assert_eq!(found.checkpoint, Some(checkpoint(1)));
+        prop_assert_eq!(contents(&found.checkpoint.unwrap()), contents(&checkpoint(1)));
         prop_assert_eq!(found.damaged.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
-use collimate_models::passes::training_tokens_at_once;
+use collimate_models::passes::{side_by_side, training_tokens_at_once};
 
 use super::{CPU, Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, largest_pass, total, trained};
 use crate::device;
@@ -148,8 +148,6 @@ impl<'a> Ppo<'a> {
             if value_model.is_some() {
                 items.push(item(self.device, "the value model as it starts", self.value_bytes));
             }
-            // The judge's own, which wait while the flow runs.
-            items.push(item(self.device, "reference and reward model of the judge", sft + reward));
         }
         items
     }
@@ -174,31 +172,37 @@ impl<'a> Ppo<'a> {
             items.push(item(&device.0, format!("generator {idx}: cache of {} slots, a pass", stage.n_slots), bytes));
         }
         let scored = self.tokens_of(flow.scorer_batch.max(1), memory::TOKENS_PER_PASS);
-        let whole = |config, head| if self.lora() { 0 } else { memory::weights(config, head) };
+        // Where a model was read, scorers share it.
+        let copied = |config, head, device: &str| match self.lora() || device == self.device {
+            true => 0,
+            false => memory::weights(config, head),
+        };
         for idx in 0..stage.n_reference_scorers {
-            let bytes = whole(self.sft, HeadKind::Language)
+            let device = self.device(&devices.reference);
+            let bytes = copied(self.sft, HeadKind::Language, device)
                 + memory::inference_pass(self.sft, scored)
                 + memory::logits(self.sft, scored);
-            items.push(item(self.device(&devices.reference), format!("reference scorer {idx}: a pass"), bytes));
+            items.push(item(device, format!("reference scorer {idx}: a pass"), bytes));
         }
         if let Some(reward) = self.reward.filter(|_| stage.builtin.is_none() && stage.process.is_none()) {
             for idx in 0..stage.n_reward_scorers {
-                let own = if self.lora() { value } else { whole(reward, HeadKind::Scalar) };
-                let bytes = own + memory::inference_pass(reward, scored);
-                items.push(item(self.device(&devices.reward_model), format!("reward scorer {idx}: a pass"), bytes));
+                let device = self.device(&devices.reward_model);
+                let bytes = copied(reward, HeadKind::Scalar, device) + memory::inference_pass(reward, scored);
+                items.push(item(device, format!("reward scorer {idx}: a pass"), bytes));
             }
         }
-        let packed = if self.lora() { 0 } else { memory::linear_weights(self.value) };
-        let bytes = packed + memory::inference_pass(self.value, pass_tokens(objective.microbatch_tokens));
-        items.push(item(self.device(&devices.values), "experience buffer: a pass of the value model", bytes));
+        let (values, learner) = (self.device(&devices.values), self.device(&devices.learner));
+        let copied = if values == learner { 0 } else { self.value_bytes };
+        let bytes = copied + memory::inference_pass(self.value, pass_tokens(objective.microbatch_tokens));
+        items.push(item(values, "experience buffer: a pass of the value model", bytes));
 
-        let learner = self.device(&devices.learner);
         let average = if objective.ema_decay > 0.0 { policy } else { 0 };
         let gradients =
             |config, head, trained| memory::pass_gradients(config, head, trained, self.lora(), learner == CPU);
         let of_pass =
             gradients(self.sft, HeadKind::Language, policy).max(gradients(self.value, HeadKind::Scalar, value));
-        let state = memory::training_state(policy + value) + average + of_pass;
+        let of_passes = of_pass * side_by_side(self.sft, objective.gradient_checkpointing) as u64;
+        let state = memory::training_state(policy + value) + average + of_passes;
         items.push(item(learner, "learner: policy and value model in training", state));
         let checkpointing = objective.gradient_checkpointing;
         let n_tokens = pass_tokens(usize::MAX) + self.ptx_tokens();
@@ -208,11 +212,8 @@ impl<'a> Ppo<'a> {
         let bytes = pass.bytes(self.sft, HeadKind::Language).max(pass.bytes(self.value, HeadKind::Scalar));
         let kept = if checkpointing { ", checkpointed" } else { "" };
         items.push(item(learner, format!("learner: a pass of {n_tokens} tokens{kept}"), bytes));
-        items.push(item(learner, "snapshots: the newest, and the one before", 2 * (policy + value)));
-        if flow.checkpoints.every > 0 {
-            // Weights and two moments as bytes, and the moments as tensors on their way there.
-            items.push(item(CPU, "a checkpoint on its way to disk", 5 * (policy + value) + 2 * average));
-        }
+        // Training works on copies from its first step on.
+        items.push(item(learner, "the published weights, while those of the next version are made", policy + value));
         items
     }
 
@@ -225,8 +226,7 @@ impl<'a> Ppo<'a> {
     fn judge(&self) -> Vec<MemoryItem> {
         let PpoStageConfig { stage, objective, .. } = self.config;
         let n_slots = stage.n_slots;
-        let packed =
-            if self.lora() { 0 } else { memory::generation_weights(self.sft) + memory::linear_weights(self.sft) };
+        let packed = if self.lora() { 0 } else { memory::generation_weights(self.sft) };
         let n_tokens = self.tokens_of(REFERENCE_BATCH, memory::TOKENS_PER_PASS).max(objective.microbatch_tokens);
         let scoring = memory::inference_pass(self.sft, n_tokens) + memory::logits(self.sft, n_tokens);
         vec![item(

@@ -3,7 +3,7 @@
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig};
 use collimate_models::memory::{self, TrainingPass};
-use collimate_models::passes::training_tokens_at_once;
+use collimate_models::passes::{side_by_side, training_tokens_at_once};
 use collimate_models::train::OptimConfig;
 
 use super::{Change, MemoryEstimate, MemoryItem, SMALL_PASS, item, trained};
@@ -110,7 +110,8 @@ fn supervised(
     let n_tokens = training_tokens_at_once(model, n_tokens, microbatch_tokens, longest, gradient_checkpointing);
     let trained = trained(model, head, lora)?;
     let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
-    let gradients = memory::pass_gradients(model, head, trained, lora.is_some(), device.is_cpu());
+    let of_pass = memory::pass_gradients(model, head, trained, lora.is_some(), device.is_cpu());
+    let gradients = of_pass * side_by_side(model, gradient_checkpointing) as u64;
     let device = &device::name_of(device);
     let mut items = Vec::new();
     if lora.is_some() {

@@ -72,6 +72,7 @@ pub fn updates(
         pretrain: None,
         trainer: trainer(config, &objective, &flow_config, (policy, scalar)),
         resume: None,
+        state_dir: None,
         sink: Box::new(Stopwatch(updated.clone())),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

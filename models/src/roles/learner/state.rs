@@ -1,13 +1,15 @@
-//! The learner's whole state as bytes: policy, value model, average and moments, and the counters.
+//! The learner's whole state on disk: policy, value model, average and moments, and the counters.
 
-use candle_core::{Device, Tensor};
+use std::path::Path;
+
+use candle_core::{Device, Var};
 use collimate_protocol::PolicyVersion;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::PpoLearner;
 use crate::error::Result;
-use crate::train::state::{self, Tensors};
+use crate::train::state::{self, SavedState, Tensors, Written};
 
 const KEY: &str = "collimate_learner";
 
@@ -42,14 +44,14 @@ struct Peaks {
 }
 
 impl PpoLearner {
-    /// The state after the last update.
-    pub(super) fn write_state(&self) -> Result<Vec<u8>> {
+    /// Writes the state after the last update.
+    pub(super) fn write_state(&self, path: &Path) -> Result<()> {
         let mut tensors = Tensors::new();
         self.policy.add_state(POLICY, &mut tensors)?;
         self.value.add_state(VALUE, &mut tensors)?;
         if let Some(ema) = &self.ema {
-            let average = ema.weights()?;
-            tensors.extend(average.iter().map(|(name, tensor)| (format!("{POLICY_EMA}.{name}"), tensor.clone())));
+            let average = ema.average().iter();
+            tensors.extend(average.map(|(name, tensor)| (format!("{POLICY_EMA}.{name}"), Written::tensor(tensor))));
         }
         let counters = Counters {
             version: self.version,
@@ -60,21 +62,22 @@ impl PpoLearner {
             peaks: Some(Peaks { policy: self.policy_schedule.peak, value: self.value_schedule.peak }),
             n_value_warmup: self.n_value_warmup,
         };
-        state::to_bytes(KEY, tensors, &counters)
+        state::save(path, KEY, tensors, &counters)
     }
 
-    /// Goes on from a state. Everything is read and checked before anything changes.
-    pub(super) fn read_state(&mut self, bytes: &[u8]) -> Result<()> {
-        let (counters, tensors) = state::from_bytes::<Counters>(bytes, KEY, self.expected())?;
-        self.policy.restore_state(POLICY, counters.n_policy_steps, &tensors)?;
-        self.value.restore_state(VALUE, counters.n_value_steps, &tensors)?;
+    /// Goes on from a state. That it is whole and of these models is checked before anything changes.
+    pub(super) fn read_state(&mut self, path: &Path) -> Result<()> {
+        let (counters, mut state) = SavedState::open::<Counters>(path, KEY, self.expected())?;
+        self.part_policy()?;
+        self.part_value()?;
+        self.policy.restore_state(POLICY, counters.n_policy_steps, &mut state)?;
+        self.value.restore_state(VALUE, counters.n_value_steps, &mut state)?;
         if let Some(ema) = &mut self.ema {
-            let average = self
-                .policy
-                .parameters()
-                .iter()
-                .map(|(name, _)| Ok((name.to_owned(), state::tensor(&tensors, format!("{POLICY_EMA}.{name}"))?)));
-            ema.restore(self.policy.parameters().weights().with_tensors(average.collect::<Result<_>>()?));
+            let mut average = |(name, var): (&str, &Var)| {
+                Ok((name.to_owned(), state.tensor(&format!("{POLICY_EMA}.{name}"), var.as_tensor())?))
+            };
+            let average = self.policy.parameters().iter().map(&mut average).collect::<Result<_>>()?;
+            ema.restore(self.policy.parameters().weights().with_tensors(average));
         }
         self.version = counters.version;
         self.n_minibatches = counters.n_minibatches;
@@ -86,13 +89,13 @@ impl PpoLearner {
         Ok(())
     }
 
-    /// Every tensor of a state, by its name, and one of the shape and on the device that it should have.
-    fn expected(&self) -> Vec<(String, Tensor)> {
+    /// Every tensor of a state, by its name, and the shape that it should have.
+    fn expected(&self) -> Vec<(String, Vec<usize>)> {
         let mut expected = self.policy.expected_state(POLICY);
         expected.extend(self.value.expected_state(VALUE));
         if self.ema.is_some() {
             let averages = self.policy.parameters().iter();
-            expected.extend(averages.map(|(name, var)| (format!("{POLICY_EMA}.{name}"), var.as_tensor().clone())));
+            expected.extend(averages.map(|(name, var)| (format!("{POLICY_EMA}.{name}"), var.dims().to_vec())));
         }
         expected
     }

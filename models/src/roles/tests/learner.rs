@@ -1,8 +1,9 @@
 //! What one update does to the models.
 
-use collimate_protocol::roles::Trainer;
+use collimate_protocol::roles::{ReferencePolicy, RewardFunction, RewardRequest, Trainer};
 
 use super::*;
+use crate::roles::{FrozenReference, RewardModelScorer};
 
 #[test]
 fn loss_and_gradient_do_not_depend_on_the_cut() -> Result<()> {
@@ -24,6 +25,30 @@ fn loss_and_gradient_do_not_depend_on_the_cut() -> Result<()> {
         assert!((cut.policy_grad_norm - whole.policy_grad_norm).abs() < 1e-6);
         assert!((cut.value_grad_norm - whole.value_grad_norm).abs() < 1e-5);
     }
+    Ok(())
+}
+
+#[test]
+fn training_does_not_show_in_reference_and_reward_model_which_share_the_weights_it_starts_from() -> Result<()> {
+    let models = Models::new(testing::llama())?;
+    let mut reference = FrozenReference::new(&models.config, &models.policy, 1.0)?;
+    let mut reward_model = RewardModelScorer::new(&models.config, &models.value)?;
+    let rollouts = models.rollouts(&[3, 7], 1.0, 1)?;
+    let asked: Vec<Rollout> = rollouts.iter().map(|scored| scored.rollout.clone()).collect();
+    let of_tokens = |rollout: &Rollout| RewardRequest {
+        prompt_tokens: rollout.prompt.tokens.clone(),
+        response_tokens: rollout.response.clone(),
+        prompt: String::new(),
+        response: String::new(),
+        finish: rollout.finish,
+    };
+    let requests: Vec<RewardRequest> = asked.iter().map(of_tokens).collect();
+    let mut found = || (reference.logprobs(&asked).expect("logprobs"), reward_model.scores(&requests).expect("scores"));
+    let before = found();
+    let mut learner = models.learner(&config(), 2)?;
+    learner.update(&batch(rollouts, |idx| idx as f32 - 0.5), &[]).expect("an update");
+    assert_ne!(bits(&models.policy)?, bits(&learner.snapshot().expect("a snapshot").policy)?);
+    assert_eq!(found(), before);
     Ok(())
 }
 
@@ -110,6 +135,21 @@ fn a_snapshot_does_not_change_when_training_goes_on() -> Result<()> {
     assert_eq!(later.version, PolicyVersion(1));
     assert!(largest_gap(&later.policy, &models.policy)? > 1e-3);
     assert!(largest_gap(&later.value, &models.value)? > 1e-3);
+    // Nor in further updates, of several steps each, nor where the learner goes on from another state.
+    let state = tempfile::NamedTempFile::new().expect("a file");
+    learner.save_state(state.path()).expect("a state");
+    let (policy, value) = (bits(&later.policy)?, bits(&later.value)?);
+    let mut next = batch(models.rollouts(&[3, 7, 2, 5, 4, 6], 1.0, 1)?, |idx| idx as f32);
+    next.version = later.version;
+    learner.update(&next, &[]).expect("an update");
+    let last = learner.snapshot().expect("a snapshot");
+    let last_bits = (bits(&last.policy)?, bits(&last.value)?);
+    assert!(last_bits.0 != policy && last_bits.1 != value);
+    learner.restore(state.path()).expect("its own");
+    assert_eq!((bits(&last.policy)?, bits(&last.value)?), last_bits);
+    assert_eq!((bits(&later.policy)?, bits(&later.value)?), (policy.clone(), value.clone()));
+    let restored = learner.snapshot().expect("a snapshot");
+    assert_eq!((bits(&restored.policy)?, bits(&restored.value)?), (policy, value));
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! A learner, or an experience maker, that goes on from a state goes on as the one that wrote it.
 
+use std::fs;
+
 use collimate_protocol::records::TrainMetrics;
 use collimate_protocol::roles::{ExperienceMaker, Trainer};
 use collimate_protocol::{RewardModelId, SettingChange};
 use proptest::prelude::*;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::*;
 use crate::optim::LrSchedule;
@@ -34,6 +37,13 @@ fn update(models: &Models, learner: &mut PpoLearner) -> Result<TrainMetrics> {
     Ok(learner.update(&batch, &[text(), text()]).expect("an update"))
 }
 
+/// The learner's state, in a file that is there as long as the path.
+fn state_of(learner: &PpoLearner) -> TempPath {
+    let path = NamedTempFile::new().expect("a file").into_temp_path();
+    learner.save_state(&path).expect("a state");
+    path
+}
+
 /// Every bit of policy, value model and average, and the checksum.
 fn everything(learner: &PpoLearner) -> Result<([Vec<u32>; 3], u64)> {
     let snapshot = learner.snapshot().expect("a snapshot");
@@ -50,13 +60,14 @@ fn a_learner_goes_on_from_its_state_bit_for_bit() -> Result<()> {
         for _ in 0..3 {
             update(&models, &mut straight)?;
         }
-        let state = straight.state().expect("a state");
+        let state = state_of(&straight);
         // Made anew, and not at its beginning either.
         let mut resumed = models.learner(&restless(), 4)?;
         update(&models, &mut resumed)?;
         resumed.restore(&state).expect("a state of its own kind");
         assert_eq!(everything(&resumed)?, everything(&straight)?);
-        assert!(resumed.state().expect("a state") == state, "the state is not what it was restored from");
+        let (again, state) = (fs::read(state_of(&resumed)).expect("a state"), fs::read(&state).expect("a state"));
+        assert!(again == state, "the state is not what it was restored from");
         for _ in 0..3 {
             let (its, expected) = (update(&models, &mut resumed)?, update(&models, &mut straight)?);
             assert_eq!(its, expected);
@@ -73,7 +84,7 @@ fn what_was_changed_while_a_run_goes_on_is_in_the_state() -> Result<()> {
     for change in [SettingChange::Lr(1e-3), SettingChange::ValueLr(2e-3), SettingChange::KlCoef(9.0)] {
         changed.change(change).expect("a change");
     }
-    let state = changed.state().expect("a state");
+    let state = state_of(&changed);
     let mut resumed = models.learner(&restless(), 4)?;
     resumed.restore(&state).expect("its own");
     let mut unchanged = models.learner(&restless(), 4)?;
@@ -98,7 +109,7 @@ fn while_the_value_model_warms_up_it_learns_alone_and_so_it_does_after_the_rewar
             learner.change(SettingChange::RewardModel(other.clone())).expect("a change");
         }
         // In the midst of warming up, as at any other time.
-        let state = learner.state().expect("a state");
+        let state = state_of(&learner);
         learner = models.learner(&config, 4)?;
         learner.restore(&state).expect("its own");
         let before = everything(&learner)?.0;
@@ -135,10 +146,10 @@ fn a_state_of_another_model_is_refused_by_its_tensor_and_nothing_changes() -> Re
     let models = Models::new(testing::gpt2())?;
     let mut learner = models.learner(&restless(), 4)?;
     let before = everything(&learner)?;
-    let llama = Models::new(testing::llama())?.learner(&restless(), 4)?.state().expect("a state");
+    let llama = state_of(&Models::new(testing::llama())?.learner(&restless(), 4)?);
     let error = learner.restore(&llama).expect_err("another model").to_string();
     assert!(error.contains("policy.weights."), "{error}");
-    let without_average = models.learner(&PpoConfig { ema_decay: 0.0, ..restless() }, 4)?.state().expect("a state");
+    let without_average = state_of(&models.learner(&PpoConfig { ema_decay: 0.0, ..restless() }, 4)?);
     let error = learner.restore(&without_average).expect_err("no average").to_string();
     assert!(error.contains("policy.ema."), "{error}");
     assert_eq!(everything(&learner)?, before);
@@ -152,9 +163,10 @@ proptest! {
     fn a_state_that_is_cut_short_is_refused(share in 0.0..1.0f64) {
         let models = Models::new(testing::gpt2()).unwrap();
         let mut learner = models.learner(&config(), 4).unwrap();
-        let state = learner.state().unwrap();
-        let cut = &state[..(share * state.len() as f64) as usize];
-        prop_assert!(learner.restore(cut).unwrap_err().to_string().contains("cut short"));
+        let path = state_of(&learner);
+        let state = fs::read(&path).unwrap();
+        fs::write(&path, &state[..(share * state.len() as f64) as usize]).unwrap();
+        prop_assert!(learner.restore(&path).unwrap_err().to_string().contains("cut short"));
     }
 }
 
