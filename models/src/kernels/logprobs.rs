@@ -140,7 +140,9 @@ impl Gradients {
             product_over(grad_hidden, by_logits, vocab_size, unembedding, c, WeightLayout::InOut);
         }
         if let Some(grad_u) = &mut self.u {
-            add_transposed_product(grad_u, false, &hidden[rows], c, by_logits, vocab_size);
+            // Zeros that are read before they are written cost two page faults each, of which the second interrupts all
+            // other threads.
+            add_transposed_product(grad_u, chunk.start == 0, &hidden[rows], c, by_logits, vocab_size);
         }
     }
 
