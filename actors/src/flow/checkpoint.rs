@@ -39,8 +39,12 @@ impl StateFile {
     /// # Errors
     /// The folder can't be written to, or what `write` says.
     pub fn write(dir: &Path, write: impl FnOnce(&Path) -> Result<(), RoleError>) -> Result<Self, RoleError> {
-        let file = Self::make_in(dir, |path| File::create_new(path).map(drop)).map_err(|error| at(dir, &error))?;
+        let io = |error| at(dir, &error);
+        let file = Self::make_in(dir, |path| File::create_new(path).map(drop)).map_err(io)?;
+        let usual = fs::metadata(file.path()).map_err(io)?.permissions();
         write(file.path())?;
+        // Some writers make files that nobody else can read: what the user's umask gives is kept instead.
+        fs::set_permissions(file.path(), usual).map_err(io)?;
         Ok(file)
     }
 
@@ -110,6 +114,20 @@ mod tests {
         assert_eq!(fs::read(again.path()).unwrap(), b"state");
         drop(again);
         assert_eq!((fs::read_dir(&states).unwrap().count(), fs::read_dir(dir.path()).unwrap().count()), (0, 1));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_may_read_a_state_as_they_may_any_file() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let usual = dir.path().join("usual");
+        fs::write(&usual, "").unwrap();
+        let write = |path: &Path| Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?);
+        let state = StateFile::write(dir.path(), write).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(state.path()), mode(&usual));
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl AdamW {
     }
 
     /// What [`state`](Self::state) calls the moments of a parameter.
-    pub fn names_of_moments(&self, name: &str) -> [String; 2] {
+    pub(crate) fn names_of_moments(&self, name: &str) -> [String; 2] {
         [format!("{name}.{FIRST}"), format!("{name}.{SECOND}")]
     }
 
