@@ -14,9 +14,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     let temporary = temporary_name(path);
     let written = File::create(&temporary)
-        .and_then(|file| file.metadata())
-        // Some writers make files that nobody else can read: what the user's umask gives is kept instead.
-        .and_then(|usual| write(&temporary).and_then(|()| fs::set_permissions(&temporary, usual.permissions())))
+        .and_then(|_| keeping_permissions(&temporary, write))
         .and_then(|()| File::open(&temporary)?.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_folder(path));
@@ -25,6 +23,17 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()
         let _ = fs::remove_file(&temporary);
         Error::io(path, source)
     })
+}
+
+/// Has `write` fill a file that is there, which keeps its permissions: some writers make files that nobody else can read,
+/// where the user's umask gives others.
+pub fn keeping_permissions<E: From<std::io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let usual = fs::metadata(path)?.permissions();
+    write(path)?;
+    Ok(fs::set_permissions(path, usual)?)
 }
 
 fn temporary_name(path: &Path) -> PathBuf {

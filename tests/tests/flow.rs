@@ -18,6 +18,7 @@ use collimate_tests::fakes::{
 use collimate_tests::laws::{check_complete, check_reports};
 use collimate_tests::run::{run_here, run_on_actors};
 use collimate_tests::scenario::Scenario;
+use tokio::sync::broadcast::Receiver;
 
 fn threaded(mut scenario: Scenario) -> Scenario {
     scenario.config.mode = FlowMode::Threaded;
@@ -252,6 +253,17 @@ impl RunSink for Full {
     }
 }
 
+/// Those that are there, and come until the run's end.
+async fn warnings(events: &mut Receiver<RunEvent>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    while let Ok(event) = events.recv().await {
+        if let RunEvent::Warning { message, .. } = event {
+            warnings.push(message);
+        }
+    }
+    warnings
+}
+
 #[tokio::test]
 async fn a_sink_that_fails_is_told_of_once_and_training_goes_on() {
     let scenario = threaded(with_staleness(1));
@@ -260,12 +272,7 @@ async fn a_sink_that_fails_is_told_of_once_and_training_goes_on() {
     let mut events = handle.events();
     let outcome = handle.wait().await.unwrap();
     assert_eq!((outcome.version.0, outcome.n_sink_failures), (4, 4));
-    let mut warnings = Vec::new();
-    while let Ok(event) = events.recv().await {
-        if let RunEvent::Warning { message, .. } = event {
-            warnings.push(message);
-        }
-    }
+    let warnings = warnings(&mut events).await;
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("no space left"), "{warnings:?}");
 }
@@ -282,12 +289,7 @@ async fn a_state_that_can_not_be_written_is_told_of_and_training_goes_on() {
     let mut events = handle.events();
     let outcome = handle.wait().await.unwrap();
     assert_eq!((outcome.version.0, kept.0.lock().unwrap().len()), (4, 4));
-    let mut warnings = Vec::new();
-    while let Ok(event) = events.recv().await {
-        if let RunEvent::Warning { message, .. } = event {
-            warnings.push(message);
-        }
-    }
+    let warnings = warnings(&mut events).await;
     let folder = no_folder.path().display().to_string();
     assert!(warnings.iter().all(|warning| warning.contains("could not be kept") && warning.contains(&folder)));
     // After the second and the fourth update, and at the end.

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use collimate_models::durable::keeping_permissions;
 use collimate_protocol::records::LedgerState;
 use collimate_protocol::{PolicyVersion, RoleError};
 use tempfile::TempPath;
@@ -39,12 +40,9 @@ impl StateFile {
     /// # Errors
     /// The folder can't be written to, or what `write` says.
     pub fn write(dir: &Path, write: impl FnOnce(&Path) -> Result<(), RoleError>) -> Result<Self, RoleError> {
-        let io = |error| at(dir, &error);
-        let file = Self::make_in(dir, |path| File::create_new(path).map(drop)).map_err(io)?;
-        let usual = fs::metadata(file.path()).map_err(io)?.permissions();
-        write(file.path())?;
-        // Some writers make files that nobody else can read: what the user's umask gives is kept instead.
-        fs::set_permissions(file.path(), usual).map_err(io)?;
+        let made = Self::make_in(dir, |path| File::create_new(path).map(drop));
+        let file = made.map_err(|error| format!("{}: {error}", dir.display()))?;
+        keeping_permissions(file.path(), write)?;
         Ok(file)
     }
 
@@ -85,15 +83,6 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
         }
         linked => linked,
     }
-}
-
-fn at(path: &Path, error: &io::Error) -> RoleError {
-    format!("{}: {error}", path.display()).into()
-}
-
-/// Where states lie unless a folder is named.
-pub(super) fn default_state_dir() -> PathBuf {
-    std::env::temp_dir()
 }
 
 #[cfg(test)]

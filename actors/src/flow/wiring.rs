@@ -12,7 +12,7 @@ use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
 
 use super::alarms::Alarms;
 use super::approach::Approach;
-use super::checkpoint::{Checkpoint, default_state_dir};
+use super::checkpoint::Checkpoint;
 use super::compute::{Compute, Factory, Place};
 use super::config::{FlowConfig, FlowMode};
 use super::counters::{FlowMeter, FlowState, NO_CHECKPOINT, RoleCounters};
@@ -249,7 +249,7 @@ impl<W: Send + Sync + 'static, T: Trainer<W> + 'static> PpoFlow<W, T> {
             }),
             in_hand: None,
             past,
-            state_dir: state_dir.unwrap_or_else(default_state_dir),
+            state_dir: state_dir.unwrap_or_else(std::env::temp_dir),
             is_anew: false,
             checksum,
             maker_state: maker_state.clone(),

@@ -60,24 +60,16 @@ impl FileSeal {
     }
 
     /// Of a file, which is read piece by piece.
-    fn of_file(path: &Path) -> Result<Self, RunDirError> {
-        let io = RunDirError::io(path);
-        let mut file = match File::open(path) {
-            Ok(file) => BufReader::with_capacity(1 << 20, file),
-            Err(error) => return Err(io(error)),
-        };
+    fn of_file(path: &Path) -> std::io::Result<Self> {
+        let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
         let mut seal = Self { n_bytes: 0, crc32c: 0 };
         loop {
-            let piece = match file.fill_buf() {
-                Ok(piece) => piece,
-                Err(error) => return Err(io(error)),
-            };
+            let piece = file.fill_buf()?;
             if piece.is_empty() {
                 return Ok(seal);
             }
-            seal =
-                Self { n_bytes: seal.n_bytes + piece.len() as u64, crc32c: crc32c::crc32c_append(seal.crc32c, piece) };
             let n = piece.len();
+            seal = Self { n_bytes: seal.n_bytes + n as u64, crc32c: crc32c::crc32c_append(seal.crc32c, piece) };
             file.consume(n);
         }
     }
@@ -241,21 +233,20 @@ impl Checkpoints {
             return Ok(());
         }
         self.remove_unfinished()?;
-        for entry in fs::read_dir(&self.dir).map_err(RunDirError::io(&self.dir))? {
-            let entry = entry.map_err(RunDirError::io(&self.dir))?;
-            if entry.file_name().to_string_lossy().starts_with(STATE_PREFIX) {
-                fs::remove_file(entry.path()).map_err(RunDirError::io(&entry.path()))?;
-            }
-        }
-        Ok(())
+        self.remove_each(STATE_PREFIX, fs::remove_file)
     }
 
     /// What an interrupted save or removal left.
     fn remove_unfinished(&self) -> Result<(), RunDirError> {
+        self.remove_each(UNFINISHED, fs::remove_dir_all)
+    }
+
+    /// Removes what has a name that begins like this.
+    fn remove_each(&self, prefix: &str, remove: impl Fn(PathBuf) -> std::io::Result<()>) -> Result<(), RunDirError> {
         for entry in fs::read_dir(&self.dir).map_err(RunDirError::io(&self.dir))? {
             let entry = entry.map_err(RunDirError::io(&self.dir))?;
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                fs::remove_dir_all(entry.path()).map_err(RunDirError::io(&entry.path()))?;
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                remove(entry.path()).map_err(RunDirError::io(&entry.path()))?;
             }
         }
         Ok(())
@@ -275,7 +266,7 @@ fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), RunDirErro
         version: checkpoint.version,
         checksum: checkpoint.checksum,
         ledger: checkpoint.ledger.clone(),
-        trainer: FileSeal::of_file(&trainer)?,
+        trainer: FileSeal::of_file(&trainer).map_err(RunDirError::io(&trainer))?,
         experience_maker: checkpoint.experience_maker.as_deref().map(FileSeal::of),
     };
     let path = folder.join(MANIFEST);
@@ -309,7 +300,7 @@ fn read_sealed(path: &Path, seal: FileSeal) -> Result<Vec<u8>, RunDirError> {
 }
 
 fn open_sealed(path: &Path, seal: FileSeal) -> Result<StateFile, RunDirError> {
-    seal.check(FileSeal::of_file(path)?, path)?;
+    seal.check(FileSeal::of_file(path).map_err(RunDirError::io(path))?, path)?;
     StateFile::of(path).map_err(RunDirError::io(path))
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use collimate_models::durable;
+use collimate_models::{Error, durable};
 
 use super::context::{StageContext, StageError};
 
@@ -29,8 +29,11 @@ impl TrainingFile {
         restore: impl FnOnce(&Path) -> collimate_models::Result<u64>,
     ) -> Result<(Self, u64), StageError> {
         let path = context.training_file();
-        let n_done = match path.exists() {
-            true => restore(&path).map_err(StageError::OldTraining)?,
+        let n_done = match path.try_exists().map_err(|error| Error::io(&path, error))? {
+            true => restore(&path).map_err(|error| match error {
+                Error::Io { .. } => error.into(),
+                _ => StageError::OldTraining(error),
+            })?,
             false => 0,
         };
         if n_done > 0 {
@@ -57,9 +60,7 @@ impl TrainingFile {
     /// The stage's model is written: the state has served its purpose.
     pub fn remove(self) -> Result<(), StageError> {
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(collimate_models::Error::io(&self.path, error).into())
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.path, error).into()),
             _ => Ok(()),
         }
     }

@@ -41,7 +41,6 @@ pub struct Decoder {
     position_embedding: Option<Tensor>, // (context_len, C)
     blocks: Vec<Block>,
     final_norm: Option<NormLayer>,
-    is_on_base: bool,
     /// Where blocks that are computed twice leave their gradients.
     checkpointing: Option<BlockGradients>,
 }
@@ -63,7 +62,6 @@ impl Decoder {
             position_embedding: names.position_embedding().map(|name| weights.get(&name).cloned()).transpose()?,
             blocks: (0..config.n_layers).map(|i| Block::load(config, weights, i)).collect::<Result<_>>()?,
             final_norm: names.final_norm().map(|name| NormLayer::load(config, weights, &name)).transpose()?,
-            is_on_base: weights.has_base(),
             checkpointing: None,
         })
     }
@@ -79,11 +77,6 @@ impl Decoder {
     /// are a base's.
     pub(super) fn lay_out(&mut self) -> Result<()> {
         self.blocks.iter_mut().try_for_each(Block::lay_out)
-    }
-
-    /// Whether it stands on a base, of which no copy is made.
-    pub(super) fn is_on_base(&self) -> bool {
-        self.is_on_base
     }
 
     /// The config it was built for.

@@ -112,14 +112,14 @@ impl GenerationModel {
     /// Over weights that no longer change, of which it makes copies laid out for speed, unless they are a base's.
     pub fn new(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
         let mut model = Self::stored(config, weights)?;
-        model.lay_out()?;
+        model.lay_out(weights)?;
         Ok(model)
     }
 
     /// Takes these weights instead. The copies of the old ones are gone before the new ones are made.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
         *self = Self::stored(self.decoder.config(), weights)?;
-        self.lay_out()
+        self.lay_out(weights)
     }
 
     fn stored(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
@@ -127,15 +127,13 @@ impl GenerationModel {
         Ok(Self { decoder, unembedding: Unembedding::Stored(precision.matrix(&unembedding)?) })
     }
 
-    fn lay_out(&mut self) -> Result<()> {
-        self.decoder.lay_out()?;
-        match &self.unembedding {
-            Unembedding::Stored(weight) if !self.decoder.is_on_base() => {
-                self.unembedding = Unembedding::Packed(PackedWeight::new(weight, WeightLayout::OutIn)?);
-            }
-            _ => {}
+    fn lay_out(&mut self, weights: &Weights) -> Result<()> {
+        if let Unembedding::Stored(weight) = &self.unembedding
+            && !weights.has_base()
+        {
+            self.unembedding = Unembedding::Packed(PackedWeight::new(weight, WeightLayout::OutIn)?);
         }
-        Ok(())
+        self.decoder.lay_out()
     }
 
     /// The decoder.

@@ -1,7 +1,7 @@
 //! Training on disk, to go on from: one safetensors file with the tensors, and with the counters in its metadata.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -99,8 +99,8 @@ impl SavedState {
                 return Err(bad(problem));
             }
         }
-        let is_expected = |name: &String| expected.iter().any(|(expected, _)| expected == name);
-        match header.offset_keys().into_iter().find(|name| !is_expected(name)) {
+        let expected: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        match header.offset_keys().into_iter().find(|name| !expected.contains(name.as_str())) {
             None => Ok((counters, Self(file))),
             Some(name) => Err(bad(format!("the state of training has a tensor `{name}`, which this training has not"))),
         }
