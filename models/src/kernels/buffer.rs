@@ -70,15 +70,22 @@ pub unsafe fn all_filled_by<const M: usize>(n: usize, fill: impl FnOnce(&[Disjoi
     all
 }
 
-/// Lends this thread's scratch space: `len` numbers with whatever was left in them. Not to be nested.
+/// Bytes of a cache line, and of the widest vectors.
+const CACHE_LINE: usize = 64;
+
+/// Lends this thread's scratch space: `len` numbers with whatever was left in them, from the start of a cache line on.
+/// Not to be nested.
 #[inline]
 pub fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local!(static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
     let mut scratch = SCRATCH.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
+    let room = len + CACHE_LINE / size_of::<f32>();
+    if scratch.len() < room {
+        scratch.resize(room, 0.0);
     }
-    let result = f(&mut scratch[..len]);
+    // A vector that lies in two lines is read twice.
+    let start = scratch.as_ptr().align_offset(CACHE_LINE);
+    let result = f(&mut scratch[start..start + len]);
     SCRATCH.set(scratch);
     result
 }
@@ -86,6 +93,15 @@ pub fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scratch_space_starts_with_a_cache_line_and_keeps_its_length() {
+        for len in [0, 1, 100, 5000, 3] {
+            with_scratch(len, |scratch| {
+                assert_eq!((scratch.len(), scratch.as_ptr().addr() % CACHE_LINE), (len, 0));
+            });
+        }
+    }
 
     #[test]
     #[should_panic(expected = "2 + 3 of 4")]
