@@ -3,22 +3,19 @@
 //!
 //! All of it is read from the project and from the folders of the runs that are named.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use collimate_models::feedback::against::ENOUGH_ON_EACH_SIDE;
 use collimate_models::feedback::{AgainstPeople, Change, JudgedRanking, against_people, over_optimisation};
-use collimate_protocol::records::{Answer, Arm, LabelName, LabelTask, LabelUse, UsedFor};
+use collimate_protocol::records::{Answer, Arm, LabelName, LabelTask, UsedFor};
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
-use serde_json::Value;
 
+use super::runs::{ModelRecord, RunRecord};
 use super::store::answers::{self, Answered, Which};
 use super::store::places::Told;
 use super::store::tasks::{find, get, last_turn, parsed};
 use super::store::{Result, StoreError};
-use crate::rundir::{RunDir, RunDirError, Stage, read_jsonl};
-use crate::stages::labels_used::LABELS_FILE;
 
 /// Points of a curve that a page gets: more than it draws pixels for.
 const MOST_POINTS: usize = 400;
@@ -30,49 +27,6 @@ const LEAST_IN_POINT: usize = 5;
 const N_LISTED: usize = 100;
 /// Characters of a prompt in the list.
 const N_SHOWN: usize = 120;
-
-/// What a run's folder says that labels can be set against.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RunRecord {
-    /// Its directory: the whole path.
-    pub root: String,
-    /// For each version the mean score of the rollouts that the update from it on trained on.
-    pub scores: BTreeMap<u64, f64>,
-    /// The labels that its reward model read.
-    pub used: BTreeMap<LabelName, LabelUse>,
-}
-
-impl RunRecord {
-    /// Reads a run directory. What it does not hold yet is absent.
-    ///
-    /// # Errors
-    /// It is no run directory, or a file in it can't be read.
-    pub fn read(root: &Path) -> std::result::Result<Self, RunDirError> {
-        let dir = RunDir::existing(root)?;
-        let whole = std::path::absolute(dir.root()).map_err(|error| RunDirError::bad(root, error.to_string()))?;
-        let metrics: Vec<Value> = read_if_there(&dir.stage(Stage::Ppo).metrics())?;
-        let score_of = |line: &Value| {
-            // The update that made version n trained on what began at n - 1.
-            let version = line["version"].as_u64()?.checked_sub(1)?;
-            Some((version, line["batch"]["score"].as_f64()?))
-        };
-        let used: Vec<LabelUse> = read_if_there(&dir.stage(Stage::Reward).path().join(LABELS_FILE))?;
-        let name = |used: &LabelUse| LabelName {
-            task: used.task.clone(),
-            labeler: used.labeler.clone(),
-            revision: used.revision,
-        };
-        Ok(Self {
-            root: whole.display().to_string(),
-            scores: metrics.iter().filter_map(score_of).collect(),
-            used: used.into_iter().map(|used| (name(&used), used)).collect(),
-        })
-    }
-}
-
-fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> std::result::Result<Vec<T>, RunDirError> {
-    if path.exists() { read_jsonl(path) } else { Ok(Vec::new()) }
-}
 
 /// A reward model's scores of a task's responses against a person's ranking of them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,7 +52,7 @@ impl ScoredBy {
 /// A reward model that read a label, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Use {
-    /// The run whose reward stage read it.
+    /// The run that trained the reward model, or trained its policy on it.
     pub run: String,
     /// What for.
     pub used: UsedFor,
@@ -164,17 +118,17 @@ fn label_effect(answered: Answered, told: Option<&Told>, runs: &[RunRecord]) -> 
     let Answered { task, answer: Answer::Ranking(ranking), provenance } = answered else { return None };
     let (labeler, revision) = (provenance.labeler, provenance.revision);
     let name = LabelName { task: provenance.task, labeler: labeler.clone(), revision };
-    let read_by = |run: &RunRecord| {
-        let used = run.used.get(&name)?;
-        let model = format!("{}/reward/model", run.root);
-        let after = used.scores.clone().map(|scores| ScoredBy::new(Some(model), scores, &ranking.ranks));
-        let updates: Vec<(u64, f64)> = run.scores.iter().map(|(version, score)| (*version, *score)).collect();
+    let read_by = |run: &RunRecord, model: &ModelRecord| {
+        let used = model.used.get(&name)?;
+        let after = used.scores.clone().map(|scores| ScoredBy::new(model.dir.clone(), scores, &ranking.ranks));
+        let updates: Vec<(u64, f64)> = model.scores.iter().map(|(version, score)| (*version, *score)).collect();
         let n_updates = updates.len();
         Some(Use { run: run.root.clone(), used: used.used, after, updates: thinned(updates), n_updates })
     };
+    let all = runs.iter().flat_map(|run| run.models.iter().map(move |model| (run, model)));
     Some(LabelEffect {
         before: before(&task, told).map(|(model, scores)| ScoredBy::new(model, scores, &ranking.ranks)),
-        uses: runs.iter().filter_map(read_by).collect(),
+        uses: all.filter_map(|(run, model)| read_by(run, model)).collect(),
         labeler,
         revision,
         time: provenance.time,
@@ -280,12 +234,12 @@ pub struct Effects {
 /// Of all that people ranked.
 pub fn effects(connection: &Connection, runs: &[RunRecord]) -> Result<Effects> {
     let mut judged = BTreeMap::<(String, Option<String>), Vec<(u64, f64)>>::new();
-    let (mut labels, mut n_labels) = (std::collections::VecDeque::new(), 0);
+    let (mut labels, mut n_labels) = (VecDeque::new(), 0);
     answers::each(connection, Which::Training, |answered| -> std::result::Result<(), StoreError> {
         let Answered { task, answer: Answer::Ranking(ranking), provenance } = answered else { return Ok(()) };
         n_labels += 1;
         let name = LabelName { task: provenance.task, labeler: provenance.labeler, revision: provenance.revision };
-        let n_uses = runs.iter().filter(|run| run.used.contains_key(&name)).count();
+        let n_uses = models_that_read(&name, runs);
         labels.push_front(ListedLabel {
             prompt: ending(last_turn(&task.prompt)),
             task: name.task,
@@ -306,10 +260,24 @@ pub fn effects(connection: &Connection, runs: &[RunRecord]) -> Result<Effects> {
         Ok(())
     })?;
     let series = judged.into_iter().map(|((run, reward_model), rankings)| {
-        let record = runs.iter().find(|record| record.root == run);
-        series(run, reward_model, rankings, record.map(|record| &record.scores))
+        let scores = scores_by(reward_model.as_ref(), &run, runs);
+        series(run, reward_model, rankings, scores)
     });
     Ok(Effects { series: series.collect(), labels: labels.into(), n_labels, enough: ENOUGH_ON_EACH_SIDE })
+}
+
+/// How many reward models read a label. One that several runs took scores from is one.
+fn models_that_read(name: &LabelName, runs: &[RunRecord]) -> usize {
+    let models = runs.iter().flat_map(|run| &run.models);
+    let dirs: BTreeSet<&Option<String>> =
+        models.filter(|model| model.used.contains_key(name)).map(|model| &model.dir).collect();
+    dirs.len()
+}
+
+/// A run's mean scores by a reward model, over versions; `None` where the run's folder was not named.
+fn scores_by<'a>(reward_model: Option<&String>, run: &str, runs: &'a [RunRecord]) -> Option<&'a BTreeMap<u64, f64>> {
+    let record = runs.iter().find(|record| record.root == run)?;
+    record.models.iter().find(|model| model.dir.as_ref() == reward_model).map(|model| &model.scores)
 }
 
 fn series(
@@ -380,23 +348,5 @@ mod tests {
         let thin = thinned(points);
         assert!(thin.len() <= MOST_POINTS && thin[0].0 == 0 && thin[thin.len() - 1].0 == 1000, "{}", thin.len());
         assert!(thinned(Vec::new()).is_empty());
-    }
-
-    #[test]
-    fn a_run_directory_is_read_as_far_as_it_has_come() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(RunRecord::read(dir.path()).is_err(), "no run");
-        let run = RunDir::open(dir.path(), &toml::Table::new()).unwrap();
-        assert_eq!(RunRecord::read(dir.path()).unwrap().scores.len(), 0);
-        let ppo = run.begin(Stage::Ppo).unwrap();
-        let lines = "{\"version\":1,\"batch\":{\"score\":0.5}}\n{\"version\":2,\"batch\":{\"score\":null}}\n";
-        std::fs::write(ppo.metrics(), lines).unwrap();
-        let reward = run.begin(Stage::Reward).unwrap();
-        let label = r#"{"task":"t","labeler":"anna","revision":2,"used":"training","scores":[1.0,0.0]}"#;
-        std::fs::write(reward.path().join(LABELS_FILE), format!("{label}\n")).unwrap();
-        let record = RunRecord::read(dir.path()).unwrap();
-        assert_eq!(record.scores, BTreeMap::from([(0, 0.5)]), "what began at 0; a score that is no number is none");
-        let name = LabelName { task: "t".to_owned(), labeler: "anna".to_owned(), revision: 2 };
-        assert_eq!(record.used[&name].used, UsedFor::Training);
     }
 }

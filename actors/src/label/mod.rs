@@ -7,7 +7,7 @@
 //! - [`draft`]: what is put down on the page, and the answer that it makes.
 //! - [`render`]: hostile text as a tree of harmless elements.
 //! - [`transfer`]: tasks and answers from files and to files.
-//! - [`effects`]: what became of labels, and people against reward models.
+//! - [`effects`]: what became of labels, and people against reward models; [`runs`]: what the folders of runs say of it.
 //! - [`overview`]: progress, agreement, bias, disagreements.
 //! - [`server`]: all of it over HTTP, and the page.
 //!
@@ -21,6 +21,7 @@ pub mod links;
 pub mod overview;
 pub mod prioritize;
 pub mod render;
+pub mod runs;
 pub mod server;
 pub mod store;
 pub mod transfer;

@@ -6,7 +6,8 @@
 //! - [`pretrain`], [`sft`], [`collect`], [`reward`], [`ppo`]: the stages, each with its settings ([`ppo_config`] has PPO's).
 //! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; `outputs`: as they write them;
 //!   [`data_files`]: files with weights.
-//! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; [`labels_used`]: which labels a reward model read.
+//! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; [`labels_used`]: which labels a reward
+//!   model read; [`scored_by`]: which reward model scored a run.
 
 pub mod collect;
 pub mod context;
@@ -30,6 +31,7 @@ pub mod replay;
 pub mod reward;
 pub mod run;
 pub mod sampling;
+pub mod scored_by;
 pub mod sft;
 mod sft_data;
 mod training_file;

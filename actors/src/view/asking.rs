@@ -1,15 +1,13 @@
 //! From rollouts to people: what the policy answered to a prompt becomes a task of a `collimate label` project.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use collimate_models::data::comparisons::{MAX_RANKED, MIN_RANKED};
-use collimate_protocol::messages::RunEvent;
+use collimate_protocol::PolicyVersion;
 use collimate_protocol::records::{Arm, ComparisonTokens, LabelTask, Origin, PromptText, RolloutRecord, TaskKind};
-use collimate_protocol::{PolicyVersion, SettingChange};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,9 +16,9 @@ use super::server::Shared;
 use crate::config;
 use crate::label::store::tasks::{Purpose, add, content_id, most_wanted};
 use crate::label::store::{Store, places};
-use crate::rundir::event_log::LoggedEvent;
-use crate::rundir::{RolloutQuery, RunDir, Stage, StageDir, read_jsonl};
+use crate::rundir::{RolloutQuery, RunDir};
 use crate::stages::recipe::Recipe;
+use crate::stages::scored_by::reward_models;
 use crate::web::{ApiError, ApiJson};
 
 /// Rollouts of a prompt that are looked at for different responses.
@@ -38,35 +36,16 @@ pub struct RunNames {
 }
 
 impl RunNames {
-    /// For rollouts of this version: as the run's recipe has them, unless the reward model had been replaced by then.
+    /// For rollouts of this version.
     fn of(root: &std::path::Path, version: PolicyVersion) -> Self {
         let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
-        let seed = recipe.as_ref().map(|recipe| recipe.seed);
-        let named = recipe.and_then(|recipe| recipe.ppo?.stage.reward_model);
-        let stage = |stage: Stage| StageDir::at(&root.join(stage.name()));
-        let own = stage(Stage::Reward).model();
-        let first = named.or_else(|| own.exists().then_some(own));
-        let reward_model = replaced_by(&stage(Stage::Ppo).events(), version).or(first);
+        let before = reward_models(root).into_iter().take_while(|scored| scored.since <= version);
         Self {
             run: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
-            seed,
-            reward_model: reward_model.map(|dir| dir.display().to_string()),
+            seed: recipe.map(|recipe| recipe.seed),
+            reward_model: before.last().map(|scored| scored.dir.display().to_string()),
         }
     }
-}
-
-/// The reward model that was put in the place of another one before rollouts of this version were sampled.
-fn replaced_by(events: &std::path::Path, version: PolicyVersion) -> Option<PathBuf> {
-    let events: Vec<LoggedEvent> = read_jsonl(events).ok()?;
-    let changes = events.into_iter().filter_map(|logged| match logged.event {
-        RunEvent::Changed { version: since, changes } if since <= version => Some(changes),
-        _ => None,
-    });
-    let mut models = changes.flatten().filter_map(|change| match change {
-        SettingChange::RewardModel(model) => Some(model.dir),
-        _ => None,
-    });
-    models.next_back()
 }
 
 /// Makes a ranking task of a prompt's rollouts, the chosen one first: of its version alone where there is more than one,
@@ -175,10 +154,9 @@ pub async fn ask(
 
 #[cfg(test)]
 mod tests {
-    use collimate_protocol::{FinishReason, PromptId, RewardModelId};
+    use collimate_protocol::{FinishReason, PromptId};
 
     use super::*;
-    use crate::rundir::event_log::EventLog;
 
     fn rollout(version: u64, response: &str) -> RolloutRecord {
         RolloutRecord {
@@ -203,21 +181,6 @@ mod tests {
 
     fn names() -> RunNames {
         RunNames { run: "/runs/a".to_owned(), seed: Some(7), reward_model: Some("/runs/a/reward/model".to_owned()) }
-    }
-
-    #[test]
-    fn a_task_remembers_the_reward_model_that_scored_at_that_version() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("reward/model")).unwrap();
-        std::fs::create_dir_all(root.path().join("ppo")).unwrap();
-        let scored_by = |version| RunNames::of(root.path(), PolicyVersion(version)).reward_model.unwrap();
-        let first = root.path().join("reward/model").display().to_string();
-        assert_eq!(scored_by(3), first);
-        let model = RewardModelId { dir: "/models/better".into(), weights: "0f".into() };
-        let changes = vec![SettingChange::Lr(1e-4), SettingChange::RewardModel(model)];
-        let event = RunEvent::Changed { version: PolicyVersion(5), changes };
-        EventLog::open(&root.path().join("ppo/events.jsonl")).add(&LoggedEvent::now(PolicyVersion(5), event));
-        assert_eq!((scored_by(4), scored_by(5)), (first, "/models/better".to_owned()));
     }
 
     #[test]

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::Site;
 use super::who::{AsAdmin, blocking};
-use crate::label::effects::{self, Effects, RunRecord, TaskEffect};
+use crate::label::effects::{self, Effects, TaskEffect};
 use crate::label::overview::{self, Overview};
+use crate::label::runs::RunRecord;
 use crate::label::store::now;
 use crate::label::store::tasks::{Purpose, add};
 use crate::web::{ApiError, ApiJson};
@@ -27,9 +28,9 @@ pub async fn overview(State(site): State<Site>, _: AsAdmin) -> Result<Json<Overv
 /// What the folders of the runs say now.
 fn records(runs: &[PathBuf]) -> Result<Vec<RunRecord>, ApiError> {
     let read = |run: &PathBuf| {
-        RunRecord::read(run).map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        RunRecord::read_all(run).map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     };
-    runs.iter().map(read).collect()
+    Ok(runs.iter().map(read).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// People against reward models, and the newest labels.
