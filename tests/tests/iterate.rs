@@ -202,6 +202,18 @@ fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_rou
             }
         }
         assert_eq!(tokens.len(), 3, "round {round}: links are given once");
+        if round == 1 {
+            // Somebody picks a task from elsewhere.
+            let picked = json!({ "kind": "rank", "prompt": "picked", "responses": ["x", "y"] });
+            Client::new(&url, Some(&tokens[2])).done("/api/tasks", json!({ "tasks": [picked] }));
+        } else {
+            // And anna thinks better of her last answer to what the first round asked.
+            let anna = Client::new(&url, Some(&tokens[0]));
+            let task = anna.done("/api/undo", json!({}));
+            let places = vec![1; task["responses"].as_array().unwrap().len()];
+            let all_tied = json!({ "handle": task["handle"], "key": "again", "draft": { "places": places } });
+            anna.done("/api/answer", all_tied);
+        }
         for token in &tokens[..2] {
             let labeler = Client::new(&url, Some(token));
             while let Some(task) = labeler.next() {
@@ -223,13 +235,27 @@ fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_rou
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines.len(), 20, "two labelers, five prompts, two rounds");
-    for line in &lines {
-        assert!(line["tokens"].is_object() && line["task"].is_string() && line["revision"] == 1, "{line}");
+    let (picked, asked): (Vec<&Value>, Vec<&Value>) = lines.iter().partition(|line| line["prompt"] == "picked");
+    assert!(!picked.is_empty() && picked.iter().all(|line| line["labeler"].is_string()), "it is learnt from too");
+    assert_eq!(asked.len(), 20, "two labelers, five prompts, two rounds");
+    let changed: Vec<&Value> = lines.iter().filter(|line| line["revision"] == 2).collect();
+    assert_eq!(changed.len(), 1, "as she has it now, and once");
+    assert!(changed[0]["labeler"] == "anna" && changed[0]["ranks"].as_array().unwrap().iter().all(|rank| rank == 1));
+    for line in &asked {
+        assert!(line["tokens"].is_object() && line["task"].is_string(), "{line}");
         assert!(["anna", "ben"].contains(&line["labeler"].as_str().unwrap()), "{line}");
     }
+    // What the second round asks remembers who wrote it, and what the reward model made of it that they were trained on.
+    let root = home.path("r/round-1").canonicalize().unwrap();
+    for task in home.read("r/round-2/collect/tasks.jsonl").lines() {
+        let task: LabelTask = serde_json::from_str(task).unwrap();
+        assert_eq!(Path::new(&task.origin.run.unwrap()).canonicalize().unwrap(), root);
+        assert_eq!(task.origin.policy_version, Some(3));
+        assert!(task.origin.reward_model.unwrap().ends_with("round-1/reward/model"));
+        assert!(task.origin.scores.is_some_and(|scores| scores.len() == 3 && scores.iter().all(|s| s.is_finite())));
+    }
     // Each label is named by the reward model that has read it.
-    assert_eq!(home.read("r/round-2/reward/labels.jsonl").lines().count(), 20);
+    assert_eq!(home.read("r/round-2/reward/labels.jsonl").lines().count(), lines.len());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::stages::iterate;
 
 /// Runs the recipe's rounds.
 pub fn run(args: &RunArgs) -> anyhow::Result<Ended> {
-    let Started { recipe, dir, console, live, stop } = run::start(args, |recipe| Ok(iterate::check(recipe)?))?;
+    let started = run::start(args, |recipe| Ok(iterate::check(recipe)?), iterate::labels);
+    let Started { recipe, dir, console, live, stop } = started?;
     run::ended(iterate::run(&recipe, &dir, &console, &live, &stop), &console, dir.root())
 }

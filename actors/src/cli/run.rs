@@ -1,6 +1,6 @@
 //! `run` and the stages' commands.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -30,8 +30,12 @@ pub(super) struct Started {
 }
 
 /// Loads the recipe, opens its run directory and whatever it is to be watched by. What `check` refuses leaves the disk
-/// untouched.
-pub(super) fn start(args: &RunArgs, check: impl FnOnce(&Recipe) -> anyhow::Result<()>) -> anyhow::Result<Started> {
+/// untouched. `labels` names the project that people are asked in from a recipe's run, unless the arguments name one.
+pub(super) fn start(
+    args: &RunArgs,
+    check: impl FnOnce(&Recipe) -> anyhow::Result<()>,
+    labels: impl FnOnce(&Recipe, &RunDir) -> Option<PathBuf>,
+) -> anyhow::Result<Started> {
     let mut recipe: Recipe = config::load(&args.recipe, &args.set)?;
     let file = std::path::absolute(&args.recipe).with_context(|| args.recipe.display().to_string())?;
     recipe.resolve_paths(file.parent().unwrap_or(Path::new("/")));
@@ -55,7 +59,8 @@ pub(super) fn start(args: &RunArgs, check: impl FnOnce(&Recipe) -> anyhow::Resul
     let live = match door {
         None => Live::default(),
         Some(door) => {
-            let labels = args.labels.as_deref().map(Store::open).transpose()?;
+            let labels = args.labels.clone().or_else(|| labels(&recipe, &dir));
+            let labels = labels.as_deref().map(Store::open).transpose()?;
             serve(door, &dir, labels, &console)?
         }
     };
@@ -64,7 +69,7 @@ pub(super) fn start(args: &RunArgs, check: impl FnOnce(&Recipe) -> anyhow::Resul
 
 /// Runs the recipe, or one stage of it.
 pub fn run(args: &RunArgs, only: Option<Stage>) -> anyhow::Result<Ended> {
-    let Started { recipe, dir, console, live, stop } = start(args, |_| Ok(()))?;
+    let Started { recipe, dir, console, live, stop } = start(args, |_| Ok(()), |_, _| None)?;
     ended(run::run(&recipe, only, &dir, &console, &live, &stop), &console, dir.root())
 }
 

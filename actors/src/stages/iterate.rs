@@ -111,6 +111,7 @@ impl<'a> Tables<'a> {
         let Self { collect, reward, ppo, .. } = &tables;
         let set_by_rounds = [
             ("collect.policy", collect.policy.is_some()),
+            ("collect.reward_model", collect.reward_model.is_some()),
             ("collect.earlier", !collect.earlier.is_empty()),
             ("reward.comparisons", reward.comparisons.is_some()),
             ("reward.labeler", reward.labeler.is_some()),
@@ -157,7 +158,10 @@ impl<'a> Tables<'a> {
         if collect.source == Source::Page {
             // Labelers keep their links.
             let page = collect.page.get_or_insert_default();
-            page.db.get_or_insert_with(|| absolute(&dir.root().join("answers.db")));
+            page.db = labels(recipe, dir);
+            if page.label.runs.is_empty() {
+                page.label.runs = vec![absolute(dir.root())];
+            }
         }
         reward.sft.get_or_insert_with(|| sft.to_owned());
         ppo.stage.sft = Some(sft.to_owned());
@@ -166,6 +170,9 @@ impl<'a> Tables<'a> {
             let trained = before(Stage::Ppo);
             collect.policy = Some(trained.model());
             collect.earlier = vec![before(Stage::Collect).comparisons()];
+            if collect.source != Source::Simulated {
+                collect.reward_model = Some(before(Stage::Reward).model());
+            }
             ppo.stage.policy = Some(if ppo.stage.lora.is_some() { trained.adapter() } else { trained.model() });
             if iterate.value_model == ValueStart::CarriedOn {
                 ppo.stage.value_model = Some(trained.value_model());
@@ -182,6 +189,13 @@ impl<'a> Tables<'a> {
             ..(*recipe).clone()
         }
     }
+}
+
+/// The database of the labelling project that the rounds share, where people rank on a page.
+pub fn labels(recipe: &Recipe, dir: &RunDir) -> Option<PathBuf> {
+    let collect = recipe.collect.as_ref().filter(|collect| collect.source == Source::Page)?;
+    let named = collect.page.as_ref().and_then(|page| page.db.clone());
+    Some(named.unwrap_or_else(|| absolute(&dir.root().join("answers.db"))))
 }
 
 /// Rounds pick other prompts and sample other responses. TOML's numbers have 63 bits.
@@ -222,9 +236,13 @@ mod tests {
         assert_eq!(third_stage.policy, Some(before.join("ppo/model")));
         assert_eq!(third_stage.value_model, Some(before.join("ppo/value_model")));
         let [first, third] = [first, third].map(|recipe| recipe.collect.unwrap());
-        assert_eq!((first.policy, first.earlier.len()), (Some("/m/sft".into()), 0));
+        assert_eq!((&first.policy, first.earlier.len()), (&Some("/m/sft".into()), 0));
         assert_eq!(third.policy, Some(before.join("ppo/model")));
         assert_eq!(third.earlier, [before.join("collect/comparisons.jsonl")]);
+        assert_eq!(
+            [&first, &third].map(|collect| collect.reward_model.clone()),
+            [None, Some(before.join("reward/model"))]
+        );
         // People keep their links from round to round.
         assert_eq!(
             [first.page, third.page].map(|page| page.unwrap().db),

@@ -101,7 +101,10 @@ impl Recipe {
             sft.demonstrations.iter_mut().for_each(|files| files.paths_mut().for_each(resolve));
         }
         if let Some(collect) = &mut self.collect {
-            [&mut collect.policy, &mut collect.prompts].into_iter().flatten().for_each(resolve);
+            [&mut collect.policy, &mut collect.reward_model, &mut collect.prompts]
+                .into_iter()
+                .flatten()
+                .for_each(resolve);
             collect.earlier.iter_mut().for_each(resolve);
             if let Some(gold) = &mut collect.gold {
                 gold.resolve_paths(base);

@@ -22,6 +22,10 @@ pub struct CollectConfig {
     /// The directory of the policy whose responses are ranked. Without it, the sft stage's model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PathBuf>,
+    /// The directory of the reward model that the policy was trained on. Its scores are kept with the tasks, so that people can
+    /// be set against it; nobody who ranks sees them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<PathBuf>,
     /// JSON lines with `prompt`. Without it, prompts are cut from the corpus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
@@ -37,7 +41,8 @@ pub struct CollectConfig {
     pub temperature: f64,
     /// Prompts that must have been ranked before the stage goes on, from a page or a file; 0 for all of them.
     pub n_enough: usize,
-    /// Files of comparisons from before, which stand before the new ones in `comparisons.jsonl`.
+    /// Files of comparisons from before, which stand before the new ones in `comparisons.jsonl`. With source = "page", what
+    /// the database holds beside the new tasks is there too, each answer as it was last given.
     pub earlier: Vec<PathBuf>,
     /// With source = "simulated": what the labelers like. The reward model sees their rankings alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +93,7 @@ impl Default for CollectConfig {
         Self {
             source: Source::default(),
             policy: None,
+            reward_model: None,
             prompts: None,
             too_long: TooLong::default(),
             n_prompts: 1000,
@@ -153,6 +159,9 @@ impl CollectConfig {
             }
             (Source::Page | Source::File, Some(_), _) => {
                 bad(format!("[collect.gold] has no effect with collect.source = \"{source}\"; remove it"))
+            }
+            (Source::Simulated, ..) if self.reward_model.is_some() => {
+                bad("collect.reward_model has no effect with collect.source = \"simulated\"; remove it".into())
             }
             (Source::Simulated, ..) if self.n_enough > 0 => {
                 bad("collect.n_enough has no effect with collect.source = \"simulated\"; remove it".into())

@@ -21,6 +21,7 @@ use super::outputs::write_lines;
 use super::recipe::CorpusConfig;
 use crate::rundir::StageDir;
 use config::{CollectConfig, Source};
+use page::Ranked;
 use tasks::{Line, Tasks};
 
 /// Collects comparisons of the responses of the policy in `policy`.
@@ -32,11 +33,10 @@ pub fn run(
 ) -> Result<CollectSummary, StageError> {
     config.check()?;
     let dir = StageDir::at(&context.out_dir);
-    let mut lines: Vec<Line> = Vec::new();
+    let mut earlier: Vec<Line> = Vec::new();
     for file in &config.earlier {
-        lines.extend(tasks::read_comparisons(file)?);
+        earlier.extend(tasks::read_comparisons(file)?);
     }
-    let n_earlier = lines.len();
     let files = ModelFiles::open(policy, HeadKind::Language)?;
     let new = match config.source {
         Source::Simulated => {
@@ -47,21 +47,30 @@ pub fn run(
             sampled.lines(comparisons)
         }
         Source::Page | Source::File => {
-            let tasks = Tasks::read_or_make(&dir.tasks(), || tasks::sample(config, &files, corpus, context))?;
+            let tasks = Tasks::read_or_make(&dir.tasks(), || {
+                let sampled = tasks::sample(config, &files, corpus, context)?;
+                sampled.judged(config, &files, context)
+            })?;
             match config.source {
-                Source::Page => page::wait(config, &tasks, &dir, context)?,
+                Source::Page => {
+                    let Ranked { lines, mut others } = page::wait(config, &tasks, &dir, context)?;
+                    others.iter_mut().for_each(|line| line.check_tokens(&files.tokenizer));
+                    // A labeler may have changed an answer since an earlier round read it.
+                    earlier = tasks::updated(earlier, others);
+                    lines
+                }
                 _ => tasks.ranked_in(&dir.rankings(), config.n_enough())?,
             }
         }
     };
     let n_new = new.len();
-    lines.extend(new);
+    let lines: Vec<Line> = earlier.into_iter().chain(new).collect();
     write_lines(&dir.comparisons(), &lines)?;
     Ok(CollectSummary {
         k: config.k,
         n_prompts: config.n_prompts,
         n_new,
-        n_comparisons: n_earlier + n_new,
+        n_comparisons: lines.len(),
         elapsed_s: context.elapsed_s(),
     })
 }

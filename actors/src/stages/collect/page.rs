@@ -20,14 +20,24 @@ use crate::web::bind::parse_address;
 /// How often it is looked whether enough is there: a person ranks in some minutes.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Serves the page until enough of the tasks have all their answers, and returns them. What is answered later stays in the
-/// database.
+/// What people have ranked.
+#[derive(Debug, Default)]
+pub struct Ranked {
+    /// The stage's tasks.
+    pub lines: Vec<Line>,
+    /// Whatever else the database holds: tasks of earlier rounds, as they are ranked by now, and those that somebody has
+    /// picked from a run.
+    pub others: Vec<Line>,
+}
+
+/// Serves the page until enough of the tasks have all their answers, and returns all answers. What is answered later stays
+/// in the database.
 pub fn wait(
     config: &CollectConfig,
     tasks: &Tasks,
     dir: &StageDir,
     context: &mut StageContext<'_>,
-) -> Result<Vec<Line>, StageError> {
+) -> Result<Ranked, StageError> {
     let page = config.page.clone().unwrap_or_default();
     let db = page.db.clone().unwrap_or_else(|| dir.path().join("answers.db"));
     let store = Store::open(&db)?;
@@ -54,7 +64,7 @@ pub fn wait(
         .build()
         .map_err(ServeError::Io)?;
     let mut looked =
-        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, lines: Vec::new() };
+        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, ranked: Ranked::default() };
     runtime.block_on(async {
         let mut serving = std::pin::pin!(server.serve());
         loop {
@@ -62,7 +72,7 @@ pub fn wait(
                 context.observer.step(looked.n_ranked.min(n_enough) as u64, &[]);
             }
             if looked.n_ranked >= n_enough {
-                return Ok(std::mem::take(&mut looked.lines));
+                return Ok(std::mem::take(&mut looked.ranked));
             }
             tokio::select! {
                 served = &mut serving => served?,
@@ -91,7 +101,7 @@ struct Looked<'a> {
     n_answers: i64,
     /// Tasks that have all their answers.
     n_ranked: usize,
-    lines: Vec<Line>,
+    ranked: Ranked,
 }
 
 impl Looked<'_> {
@@ -101,22 +111,23 @@ impl Looked<'_> {
         if n_answers == self.n_answers {
             return Ok(false);
         }
-        let (mut lines, mut by_task) = (Vec::new(), BTreeMap::<usize, u32>::new());
+        let (mut ranked, mut by_task) = (Ranked::default(), BTreeMap::<usize, u32>::new());
         self.store.read(|connection| {
             answers::each(connection, Which::Training, |answered| -> Result<(), StoreError> {
-                // The database may hold answers to other tasks: of earlier rounds.
-                if let Some(mut line) = Line::of(answered)
-                    && let Some(task) = self.tasks.complete(&mut line)
-                {
-                    *by_task.entry(task).or_default() += 1;
-                    lines.push(line);
+                let Some(mut line) = Line::of(answered) else { return Ok(()) };
+                match self.tasks.complete(&mut line) {
+                    Some(task) => {
+                        *by_task.entry(task).or_default() += 1;
+                        ranked.lines.push(line);
+                    }
+                    None => ranked.others.push(line),
                 }
                 Ok(())
             })
         })?;
         self.n_answers = n_answers;
         self.n_ranked = by_task.values().filter(|n| **n >= self.overlap).count();
-        self.lines = lines;
+        self.ranked = ranked;
         Ok(true)
     }
 }

@@ -7,20 +7,26 @@ use collimate_models::data::Records;
 use collimate_models::data::comparisons::{NamedComparison, read_comparisons as records_of};
 use collimate_models::data::limit::{LengthCounts, LengthLimit};
 use collimate_models::data::prompts::tokenize_prompts;
+use collimate_models::roles::RewardModelScorer;
+use collimate_models::tokenizer::Tokenizer;
 use collimate_protocol::records::{
-    Comparison, LabelName, LabelTask, LabeledComparison, Origin, PromptText, Provenance, TaskKind,
+    Comparison, LabelName, LabelTask, LabeledComparison, Origin, PpoSummary, PromptText, Provenance, TaskKind,
 };
-use collimate_protocol::roles::RewardRequest;
+use collimate_protocol::roles::{RewardFunction, RewardRequest};
 use serde::Serialize;
 
 use super::config::CollectConfig;
 use crate::label::store::answers::Answered;
-use crate::rundir::read_jsonl;
+use crate::rundir::{RunDir, Stage, read_jsonl};
 use crate::stages::context::{StageContext, StageError};
-use crate::stages::inputs::ModelFiles;
+use crate::stages::inputs::{InputModel, ModelFiles};
 use crate::stages::labeler;
 use crate::stages::outputs::write_lines;
+use crate::stages::ppo_reward::open_reward_model;
 use crate::stages::recipe::CorpusConfig;
+
+/// Responses that are scored between two looks at whether to stop.
+const SCORED_TOGETHER: usize = 64;
 
 /// A line of `comparisons.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +45,8 @@ pub struct Sampled {
     prompts: Vec<PromptText>,
     k: usize,
     origin: Origin,
+    /// For each response the score of the reward model that the policy was trained on.
+    scores: Option<Vec<f32>>,
 }
 
 /// Samples what is to be ranked.
@@ -75,7 +83,15 @@ pub fn sample(
         texts = requests.chunks(config.k).map(|group| PromptText::Text(group[0].prompt.clone())).collect();
     }
     let origin = Origin { model: Some(files.name()), seed: Some(context.seed), ..Origin::default() };
-    Ok(Sampled { requests, prompts: texts, k: config.k, origin })
+    Ok(Sampled { requests, prompts: texts, k: config.k, origin, scores: None })
+}
+
+/// The run whose PPO ended with this policy, and the version that it is.
+fn trained_by(policy: &Path) -> Option<(String, u64)> {
+    let run = RunDir::existing(policy.parent()?.parent()?).ok()?;
+    let is_its_own = run.stage(Stage::Ppo).model() == policy;
+    let summary: PpoSummary = run.finished(Stage::Ppo).ok()??;
+    is_its_own.then(|| (run.root().display().to_string(), summary.n_updates))
 }
 
 /// Which prompts are put to labelers. This is the place for other ways to choose them than at random.
@@ -93,15 +109,42 @@ impl Sampled {
         self.prompts.into_iter().zip(comparisons).map(with_prompt).collect()
     }
 
+    /// With what is known of the policy: the run that trained it, and the scores of the reward model that it was trained on.
+    /// People's rankings are set against these.
+    pub fn judged(
+        self,
+        config: &CollectConfig,
+        policy: &ModelFiles,
+        context: &mut StageContext<'_>,
+    ) -> Result<Self, StageError> {
+        let Some(dir) = &config.reward_model else { return Ok(self) };
+        let files = open_reward_model(dir, policy, false)?;
+        let InputModel { config, weights } = files.load(&context.device, context.precision)?;
+        let mut scorer = RewardModelScorer::new(&config, &weights)?;
+        context.observer.phase("scores of samples", self.requests.len() as u64);
+        let mut scores = Vec::with_capacity(self.requests.len());
+        for requests in self.requests.chunks(SCORED_TOGETHER) {
+            scores.extend(scorer.scores(requests)?);
+            context.observer.step(scores.len() as u64, &[]);
+            context.check_stop()?;
+        }
+        let (run, policy_version) = trained_by(&policy.dir).unzip();
+        let reward_model = Some(dir.display().to_string());
+        let origin = Origin { run, policy_version, reward_model, ..self.origin };
+        Ok(Self { origin, scores: Some(scores), ..self })
+    }
+
     fn tasks(self) -> Vec<LabelTask> {
-        let groups = self.prompts.into_iter().zip(self.requests.chunks(self.k));
+        let k = self.k;
+        let scores = |idx: usize| Some(self.scores.as_ref()?[idx * k..(idx + 1) * k].to_vec());
+        let groups = self.prompts.into_iter().zip(self.requests.chunks(k)).enumerate();
         groups
-            .map(|(prompt, group)| LabelTask {
+            .map(|(idx, (prompt, group))| LabelTask {
                 kind: TaskKind::Rank,
                 prompt,
                 responses: group.iter().map(|request| request.response.clone()).collect(),
                 tokens: Some(labeler::tokens_of(group)),
-                origin: self.origin.clone(),
+                origin: Origin { scores: scores(idx), ..self.origin.clone() },
             })
             .collect()
     }
@@ -182,7 +225,35 @@ impl Tasks {
     }
 }
 
+/// These comparisons with those of people as they stand now: an answer that is in both stands once, as it is now.
+pub fn updated(comparisons: Vec<Line>, of_people: Vec<Line>) -> Vec<Line> {
+    let answer = |line: &Line| line.name.as_ref().map(|name| (name.task.clone(), name.labeler.clone()));
+    let now: HashSet<_> = of_people.iter().filter_map(answer).collect();
+    let is_as_it_was = |line: &Line| answer(line).is_none_or(|answer| !now.contains(&answer));
+    comparisons.into_iter().filter(is_as_it_was).chain(of_people).collect()
+}
+
 impl Line {
+    /// Drops the tokens where this tokenizer reads other text in them: then another model sampled them.
+    pub fn check_tokens(&mut self, tokenizer: &Tokenizer) {
+        let Comparison { prompt, responses, tokens, .. } = &mut self.comparison;
+        let says = |tokens: &[u32], text: &str| {
+            // A response may end in a token that is no text.
+            let body = &tokens[..tokens.len().saturating_sub(1)];
+            [tokens, body].iter().any(|tokens| tokenizer.decode(tokens).is_ok_and(|decoded| decoded == text))
+        };
+        let are_its_own = tokens.as_ref().is_none_or(|tokens| {
+            let prompt_fits = match prompt {
+                PromptText::Text(text) => says(&tokens.prompt, text),
+                PromptText::Messages(_) => true,
+            };
+            prompt_fits && tokens.responses.iter().zip(responses.iter()).all(|(tokens, text)| says(tokens, text))
+        });
+        if !are_its_own {
+            *tokens = None;
+        }
+    }
+
     /// A labeler's ranking; `None` for another kind of answer.
     pub fn of(answered: Answered) -> Option<Self> {
         let LabeledComparison { prompt, responses, ranks, tokens, provenance, .. } = answered.into_comparison()?;
@@ -244,5 +315,43 @@ mod tests {
         std::fs::write(&path, line("a") + "\n" + &line("c")).unwrap();
         let error = tasks.ranked_in(&path, 1).err().unwrap().to_string();
         assert!(error.contains("the ranking 2 is of a prompt with responses that are not in"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_that_was_changed_stands_once_as_it_is_now() {
+        let line = |task: &str, labeler: Option<&str>, revision: u32| Line {
+            comparison: Comparison { prompt: "a".into(), responses: vec![], ranks: vec![], tokens: None },
+            name: labeler.map(|labeler| LabelName { task: task.into(), labeler: labeler.into(), revision }),
+        };
+        let earlier = vec![line("", None, 0), line("t", Some("anna"), 1), line("t", Some("ben"), 1)];
+        let now = vec![line("t", Some("anna"), 2), line("u", Some("anna"), 1)];
+        let expected = [&earlier[0], &earlier[2], &now[0], &now[1]].map(Line::clone);
+        assert_eq!(updated(earlier, now), expected);
+    }
+
+    #[test]
+    fn tokens_that_are_not_this_tokenizer_s_are_dropped() {
+        let tokenizer = Tokenizer::train_byte_level_bpe(["abcd"], 257, &[]).unwrap();
+        let line = |tokens: ComparisonTokens| Line {
+            comparison: Comparison {
+                prompt: "ab".into(),
+                responses: vec!["c".into(), "d".into()],
+                ranks: vec![1, 2],
+                tokens: Some(tokens),
+            },
+            name: None,
+        };
+        let checked = |prompt: &[u32], responses: [&[u32]; 2]| {
+            let responses = responses.map(<[u32]>::to_vec).to_vec();
+            let mut line = line(ComparisonTokens { prompt: prompt.to_vec(), responses });
+            line.check_tokens(&tokenizer);
+            line.comparison.tokens.is_some()
+        };
+        let id = |letter: &str| tokenizer.encode(letter).unwrap()[0];
+        let (a, b, c, d) = (id("a"), id("b"), id("c"), id("d"));
+        assert!(checked(&[a, b], [&[c], &[d]]));
+        assert!(checked(&[a, b], [&[c, tokenizer.eos()], &[d]]), "with the token that ends a response");
+        assert!(!checked(&[a, b], [&[c], &[a]]) && !checked(&[b, a], [&[c], &[d]]));
+        assert!(!checked(&[a, b], [&[c], &[1_000_000]]), "an id that it does not have");
     }
 }
