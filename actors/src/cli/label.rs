@@ -168,7 +168,7 @@ fn in_words(overview: &Overview) -> String {
     text += &format!("pairwise agreement:   {}\n", measured(&overview.pairwise, "judgements"));
     text += &format!("Krippendorff's alpha: {}\n", measured(&overview.alpha, "prompts"));
     text += &format!("self-consistency:     {}\n", own(overview.self_consistency, overview.n_repeats));
-    text += &format!("first shown wins:     {}\n", measured(&overview.share_of_first, "rankings"));
+    text += &format!("first shown wins:     {}\n", measured(&overview.share_of_first, "rankings, 0.5 by chance"));
     for labeler in &overview.labelers {
         let LabelerOverview { counts, agreement, standard_error, n_shared, .. } = labeler;
         let against = match (agreement, standard_error) {

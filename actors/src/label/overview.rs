@@ -61,7 +61,8 @@ pub struct LabelerOverview {
     pub self_consistency: Option<f64>,
     /// How many repeats.
     pub n_repeats: usize,
-    /// How often the response that was shown first won.
+    /// The share of its pairs that the response shown first won, ties left out, 0.5 by chance; its `n` is the rankings in
+    /// which something is not tied.
     pub share_of_first: Option<Measured>,
 }
 
@@ -109,7 +110,8 @@ pub struct Overview {
     pub self_consistency: Option<f64>,
     /// How many repeats.
     pub n_repeats: usize,
-    /// How often the response that was shown first won; its `n` is the rankings.
+    /// The share of its pairs that the response shown first won, ties left out, 0.5 by chance; its `n` is the rankings in
+    /// which something is not tied.
     pub share_of_first: Option<Measured>,
     /// Each labeler.
     pub labelers: Vec<LabelerOverview>,

@@ -4,7 +4,7 @@
 //! - [`mod@agreement`]: tie-aware pairwise agreement and Krippendorff's alpha, with intervals by a bootstrap over prompts.
 //! - [`labelers`]: each labeler against the consensus of the others, and against a second look at the same task.
 //! - [`mod@merge`]: n rankings to one, by Tideman's ranked pairs.
-//! - [`position`]: whether what is shown first wins more often.
+//! - [`position`]: whether what is shown first wins more often than chance has it.
 //! - [`acquisition`]: which task to label next.
 //! - [`against`]: people against a reward model, and an alarm where the two part.
 

@@ -22,7 +22,7 @@ function figures(view) {
     pairwise ? figure("Pairwise agreement", percent(pairwise.value), `${interval(pairwise, percent)}; n = ${number(pairwise.n)}`) : figure("Pairwise agreement", ...none),
     alpha ? figure("Krippendorff’s alpha", fixed(alpha.value), `${interval(alpha, fixed)}; ${number(alpha.n)} prompts`) : figure("Krippendorff’s alpha", ...none),
     view.self_consistency === null ? figure("Self-consistency", ...none) : figure("Self-consistency", percent(view.self_consistency), `${number(view.n_repeats)} hidden repeats`),
-    first ? figure("First shown wins", percent(first.value), `${interval(first, percent)}; 50 % without bias`) : figure("First shown wins", ...none));
+    first ? figure("First shown wins", percent(first.value), `of its pairs with the others; ${interval(first, percent)}; chance gives 50 %`) : figure("First shown wins", ...none));
 }
 
 // What is measured on tasks that were chosen for being hard would not hold for others.
