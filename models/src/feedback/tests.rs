@@ -34,6 +34,29 @@ fn agreement_of_two_prompts_by_hand() {
 }
 
 #[test]
+fn a_labeler_s_alpha_is_over_the_prompts_that_the_labeler_shares_with_others_by_hand() {
+    // The two prompts above, and a third that labeler 3 alone ranked.
+    let votes = [
+        vote(0, 0, &[1, 2]),
+        vote(0, 1, &[1, 2]),
+        vote(0, 2, &[1, 1]),
+        vote(1, 0, &[1, 2]),
+        vote(1, 1, &[2, 1]),
+        vote(2, 3, &[1, 2]),
+    ];
+    let of_labelers = agreement_by_labeler(&votes, 0);
+    assert_eq!(of_labelers.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "labeler 3 shares nothing");
+    // Labeler 2 ranked prompt 0 alone. Observed: 2 pairs of squared distance 1, both orders, weight 1/2: 2; both
+    // directions: 4. Values: two -1, two 1, two 0; expected (2·2·2·4 + 2·(2·2 + 2·2)·1)/5 = 48/5.
+    let alpha = 1.0 - 4.0 / (48.0 / 5.0);
+    assert!((of_labelers[&2].alpha.value - alpha).abs() < 1e-12, "{:?}", of_labelers[&2]);
+    assert_eq!((of_labelers[&2].n_prompts, of_labelers[&2].n_judgements), (1, 3), "the others' rankings count");
+    // Labelers 0 and 1 ranked all that anybody shares.
+    let all = agreement(&votes, 0).unwrap();
+    assert_eq!((of_labelers[&0], of_labelers[&1]), (all, all));
+}
+
+#[test]
 fn full_agreement_gives_alpha_1_and_so_does_agreeing_that_all_ties() {
     let same: Vec<Vote> = (0..6).map(|n| vote(n / 3, n % 3, &[1, 2, 2, 4])).collect();
     let full = agreement(&same, 0).unwrap();
