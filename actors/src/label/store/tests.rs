@@ -461,7 +461,7 @@ fn a_labeler_s_alpha_is_told_once_enough_is_shared() {
         assert_eq!(prompt(&one), prompt(&other));
         project.submit_as(anna, &one.handle, &one.handle, &in_task_order(&one)).unwrap();
         let mut draft = in_task_order(&other);
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             draft.places = draft.places.iter().map(|place| place.map(|place| 4 - place)).collect();
         }
         project.submit_as(ben, &other.handle, &other.handle, &draft).unwrap();
