@@ -130,7 +130,10 @@ fn labels_of_a_prompt_are_on_one_side_and_their_page_tells_what_became_of_them()
     }
     drop(served);
     home.succeed(&["label", "export", "label.db", "out.jsonl"]);
+    home.write("out.jsonl", home.read("out.jsonl").replacen(r#""all_bad":false"#, r#""all_bad":true"#, 5));
     reward_on_labels(&home, "r");
+    let reward = home.summary("r").reward.unwrap();
+    assert_eq!((reward.n_all_bad, reward.n_all_tied), (5, 0));
     let used: Vec<LabelUse> =
         home.read("r/reward/labels.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(used.len(), 24);

@@ -138,6 +138,7 @@ fn the_check_counts_what_the_stages_take_and_shows_what_is_learnt() {
 fn a_chat_answers_each_line_and_remembers_those_before() {
     let home = home();
     let mut command = home.command(&["chat", "--model", "base", "--temperature", "0", "--max-new-tokens", "4"]);
+    command.args(["--save-prompts", "typed.jsonl"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"hello\n\nand you?\n").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -152,6 +153,8 @@ fn a_chat_answers_each_line_and_remembers_those_before() {
         home.succeed(&["generate", "base", "--prompts", "hello.jsonl", "--greedy", "--max-new-tokens", "4", "--json"]);
     let alone: serde_json::Value = serde_json::from_str(alone.trim()).unwrap();
     assert!(answers.starts_with(alone["response"].as_str().unwrap()), "{answers:?} {alone}");
+    let imported = home.succeed(&["label", "import", "label.db", "typed.jsonl"]);
+    assert_eq!(imported, "typed.jsonl: 2 new tasks\n");
 }
 
 /// A reward model of someone else's, with a tokenizer and a chat template of its own.

@@ -116,7 +116,9 @@ pub enum Command {
     #[command(after_long_help = "Examples:\n  \
         collimate chat --model models/smollm2\n  \
         collimate chat --model hf:HuggingFaceTB/SmolLM2-135M-Instruct --system \"Be brief.\"\n  \
-        echo 'What is the capital of France?' | collimate chat --model models/smollm2 --temperature 0")]
+        echo 'What is the capital of France?' | collimate chat --model models/smollm2 --temperature 0\n  \
+        collimate chat --model runs/mine/ppo/model --save-prompts prompts.jsonl\n  \
+        collimate label import answers.db prompts.jsonl")]
     Chat(ChatArgs),
     /// Give the log-probability of each token under a policy, or the score under a reward model.
     #[command(
@@ -382,6 +384,11 @@ pub struct ChatArgs {
     /// What the assistant is told before the dialogue.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// Add what is typed to this file, made if it is absent, as prompts that `collimate label` takes by --tasks or `import`:
+    /// a JSON line for each turn, which holds the dialogue up to it as the model read it. Labelers are then asked for a
+    /// response.
+    #[arg(long, value_name = "FILE")]
+    pub save_prompts: Option<PathBuf>,
     /// Divides the logits; 0 takes the most likely token always.
     #[arg(long, value_name = "T", default_value_t = 0.7)]
     pub temperature: f32,

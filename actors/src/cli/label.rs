@@ -168,14 +168,16 @@ fn in_words(overview: &Overview) -> String {
     text += &format!("pairwise agreement:   {}\n", measured(&overview.pairwise, "judgements"));
     text += &format!("Krippendorff's alpha: {}\n", measured(&overview.alpha, "prompts"));
     text += &format!("self-consistency:     {}\n", own(overview.self_consistency, overview.n_repeats));
-    text += &format!("first shown wins:     {}\n", measured(&overview.share_of_first, "rankings"));
+    text += &format!("first shown wins:     {}\n", measured(&overview.share_of_first, "rankings, 0.5 by chance"));
     for labeler in &overview.labelers {
-        let LabelerOverview { counts, agreement, standard_error, n_shared, .. } = labeler;
+        let LabelerOverview { counts, agreement, standard_error, n_shared, alpha, .. } = labeler;
         let against = match (agreement, standard_error) {
             (Some(mean), Some(error)) => format!("agrees with the others {mean:.3} ± {error:.3} ({n_shared} rankings)"),
             _ => format!("not enough data on agreement ({n_shared} rankings that others made too)"),
         };
-        text += &format!("  {}: {} answers, {against}\n", counts.name, counts.n_answered);
+        let alpha =
+            alpha.as_ref().map(|alpha| format!(", alpha {:.3} ({:.3} to {:.3})", alpha.value, alpha.low, alpha.high));
+        text += &format!("  {}: {} answers, {against}{}\n", counts.name, counts.n_answered, alpha.unwrap_or_default());
     }
     text += &format!("{} tasks on which labelers differ\n", overview.n_disagreements);
     text

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 use serde::Serialize;
 
+use collimate_models::feedback::labelers::ENOUGH_RANKINGS;
 use collimate_models::feedback::{
-    Interval, LabelerAgreement, Vote, agreement, consistency, labeler_agreement, merge, position_bias,
-    ranking_agreement,
+    Agreement, Interval, LabelerAgreement, Vote, agreement, agreement_by_labeler, consistency, labeler_agreement,
+    merge, position_bias, ranking_agreement,
 };
 use collimate_protocol::records::Arm;
 
@@ -57,11 +58,15 @@ pub struct LabelerOverview {
     pub standard_error: Option<f64>,
     /// Rankings that others made too.
     pub n_shared: usize,
+    /// Krippendorff's alpha of all who ranked what this labeler and others ranked; its `n` is these prompts. Absent where
+    /// there is not enough data.
+    pub alpha: Option<Measured>,
     /// Agreement with themselves on hidden repeats.
     pub self_consistency: Option<f64>,
     /// How many repeats.
     pub n_repeats: usize,
-    /// How often the response that was shown first won.
+    /// The share of its pairs that the response shown first won, ties left out, 0.5 by chance; its `n` is the rankings in
+    /// which something is not tied.
     pub share_of_first: Option<Measured>,
 }
 
@@ -109,7 +114,8 @@ pub struct Overview {
     pub self_consistency: Option<f64>,
     /// How many repeats.
     pub n_repeats: usize,
-    /// How often the response that was shown first won; its `n` is the rankings.
+    /// The share of its pairs that the response shown first won, ties left out, 0.5 by chance; its `n` is the rankings in
+    /// which something is not tied.
     pub share_of_first: Option<Measured>,
     /// Each labeler.
     pub labelers: Vec<LabelerOverview>,
@@ -132,6 +138,7 @@ pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
     let votes = votes_of(&rankings);
     let among = agreement(&votes, SEED);
     let of_labelers = labeler_agreement(&votes);
+    let around_labelers = agreement_by_labeler(&votes, SEED);
     let counts = stats::labelers(connection, now)?;
     let names: BTreeMap<u64, String> = counts.iter().map(|labeler| (labeler.id as u64, labeler.name.clone())).collect();
     let (n_disagreements, disagreements) = disagreements(connection, &votes_of_all, &names)?;
@@ -145,7 +152,7 @@ pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
         self_consistency: all_repeats.map(|repeats| repeats.mean),
         n_repeats: all_repeats.map_or(0, |repeats| repeats.n_repeats),
         share_of_first: share_of_first(&rankings, None),
-        labelers: counts.into_iter().map(|counts| labeler(counts, &rankings, &of_labelers)).collect(),
+        labelers: counts.into_iter().map(|counts| labeler(counts, &rankings, &of_labelers, &around_labelers)).collect(),
         n_disagreements,
         disagreements,
     })
@@ -155,6 +162,7 @@ fn labeler(
     counts: LabelerCounts,
     rankings: &[StatedRanking],
     agreements: &BTreeMap<u64, LabelerAgreement>,
+    around: &BTreeMap<u64, Agreement>,
 ) -> LabelerOverview {
     let id = counts.id as u64;
     let (agreement, standard_error, n_shared) = match agreements.get(&id) {
@@ -164,12 +172,14 @@ fn labeler(
         Some(LabelerAgreement::NotEnoughData { n_rankings }) => (None, None, *n_rankings),
         None => (None, None, 0),
     };
+    let around = around.get(&id).filter(|around| around.n_prompts >= ENOUGH_RANKINGS);
     let own = consistency(&repeats(rankings, Some(id)));
     LabelerOverview {
         counts,
         agreement,
         standard_error,
         n_shared,
+        alpha: around.map(|around| Measured::of(around.alpha, around.n_prompts)),
         self_consistency: own.map(|own| own.mean),
         n_repeats: own.map_or(0, |own| own.n_repeats),
         share_of_first: share_of_first(rankings, Some(id)),

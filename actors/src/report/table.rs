@@ -91,8 +91,14 @@ pub fn stages(summary: &Summary) -> Vec<String> {
         ));
     }
     if let Some(reward) = &summary.reward {
+        let of_whole = match (reward.n_all_bad, reward.n_all_tied) {
+            (0, 0) => String::new(),
+            (n_all_bad, n_all_tied) => {
+                format!(" ({n_all_bad} read with all responses bad, {n_all_tied} with all tied)")
+            }
+        };
         lines.push(format!(
-            "reward: held-out pair accuracy {:.3} ± {:.3} over {} pairs, K = {}; {} comparisons, {}",
+            "reward: held-out pair accuracy {:.3} ± {:.3} over {} pairs, K = {}; {} comparisons{of_whole}, {}",
             reward.heldout_accuracy,
             reward.heldout_accuracy_stderr,
             reward.n_heldout_pairs,
@@ -212,10 +218,22 @@ pub(crate) mod tests {
     fn stages_are_told_in_a_line_each() {
         let lines = stages(&summary());
         assert!(lines[0].starts_with("reward: held-out pair accuracy 0.670 ± 0.010"), "{}", lines[0]);
+        assert!(lines[0].ends_with("; 0 comparisons, 0.0 s"), "{}", lines[0]);
         assert!(
             lines[1].contains("10 issued = 8 trained + 2 dropped (2 shutdown) + 0 in flight; 1 min 15 s"),
             "{}",
             lines[1]
+        );
+    }
+
+    #[test]
+    fn comparisons_that_are_all_bad_or_all_tied_are_told_with_the_reward_stage() {
+        let reward = RewardSummary { n_comparisons: 13, n_all_bad: 2, n_all_tied: 1, ..RewardSummary::default() };
+        let lines = stages(&Summary { reward: Some(reward), ..Summary::default() });
+        assert!(
+            lines[0].ends_with("; 13 comparisons (2 read with all responses bad, 1 with all tied), 0.0 s"),
+            "{}",
+            lines[0]
         );
     }
 }

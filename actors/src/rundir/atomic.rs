@@ -31,7 +31,7 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RunDirError>
 }
 
 /// A rename lasts once the directory that holds the name is synced.
-pub(super) fn sync_parent(path: &Path) -> Result<(), RunDirError> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), RunDirError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Not every file system lets a directory be opened; then there is nothing to sync.
     match File::open(parent) {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use collimate_models::arch::{HeadKind, LoraConfig, scalar_from_language};
-use collimate_models::data::comparisons::{heldout_by_prompt, read_comparisons, tokenize_comparisons};
+use collimate_models::data::comparisons::{WholeCounts, heldout_by_prompt, read_comparisons, tokenize_comparisons};
 use collimate_models::data::demonstrations::stream_examples;
 use collimate_models::data::limit::{Fitted, LengthCounts, LengthLimit, TooLong};
 use collimate_models::reward::BuiltinReward;
@@ -127,6 +127,10 @@ pub fn run(
         }
     };
     let records = read_comparisons(&comparisons_path)?;
+    let whole = WholeCounts::of(&records);
+    if let Some(told) = whole.tell() {
+        context.observer.note(&told);
+    }
     let limit = LengthLimit::new(config.max_tokens, files.config.context_len, config.too_long)?;
     let mut counts = LengthCounts::default();
     let fitted = tokenize_comparisons(&records, &files.tokenizer, limit)?.into_iter();
@@ -202,6 +206,8 @@ pub fn run(
         n_heldout_pairs: accuracy.n_pairs,
         k,
         n_comparisons: train.len(),
+        n_all_bad: whole.n_all_bad,
+        n_all_tied: whole.n_all_tied,
         bias: f64::from(bias),
         elapsed_s: context.elapsed_s(),
     })

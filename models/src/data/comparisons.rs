@@ -7,7 +7,7 @@ use collimate_protocol::records::{Comparison, ComparisonTokens, LabelName, Promp
 use serde_json::{Map, Value};
 
 use super::corpus::is_heldout;
-use super::dialogue::Problem;
+use super::dialogue::{Problem, shown};
 use super::framing::{prompt_tokens, response_tokens};
 use super::limit::{Fitted, LengthLimit};
 use super::records::{Record, Records};
@@ -53,21 +53,33 @@ fn token_problem(tokens: &ComparisonTokens, n_responses: usize) -> Option<String
     (n != n_responses).then(|| format!("has {n_responses} responses and {n} under `tokens.responses`"))
 }
 
-/// A comparison, with the name of the label that it is where a labeler made it: exports of `collimate label` name `task`,
-/// `labeler` and `revision` in each line.
+/// A comparison, with what exports of `collimate label` say of it in each line: the name of the label that it is (`task`,
+/// `labeler` and `revision`), and whether the labeler called all responses bad (`all_bad`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedComparison {
     /// The comparison.
     pub comparison: Comparison,
     /// The label's name.
     pub name: Option<LabelName>,
+    /// Whether none of the responses is acceptable.
+    pub all_bad: bool,
 }
 
 impl Record for NamedComparison {
     const NAME: &'static str = Comparison::NAME;
 
     fn read(schema: Schema, row: &Map<String, Value>) -> Problem<Self> {
-        Ok(Self { comparison: Comparison::read(schema, row)?, name: name_of(row) })
+        // In a file of another kind a column of that name may mean anything.
+        let all_bad = schema == Schema::Ranking && all_bad(row)?;
+        Ok(Self { comparison: Comparison::read(schema, row)?, name: name_of(row), all_bad })
+    }
+}
+
+fn all_bad(row: &Map<String, Value>) -> Problem<bool> {
+    match row.get("all_bad") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(all_bad)) => Ok(*all_bad),
+        Some(other) => Err(format!("key `all_bad` is {}, expected true or false", shown(other))),
     }
 }
 
@@ -115,6 +127,39 @@ pub fn ranks_of(scores: &[f64]) -> Vec<u32> {
 pub fn n_without_pairs<'a>(comparisons: impl IntoIterator<Item = &'a Comparison>) -> usize {
     let all_tie = |comparison: &&Comparison| comparison.ranks.windows(2).all(|pair| pair[0] == pair[1]);
     comparisons.into_iter().filter(all_tie).count()
+}
+
+/// Comparisons that say something about their responses as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WholeCounts {
+    /// Comparisons, of whatever kind.
+    pub n_comparisons: usize,
+    /// Those whose responses were all said to be bad, ranked or not.
+    pub n_all_bad: usize,
+    /// Those whose responses all tie.
+    pub n_all_tied: usize,
+}
+
+impl WholeCounts {
+    /// Of the comparisons of a file.
+    pub fn of(comparisons: &Records<NamedComparison>) -> Self {
+        Self {
+            n_comparisons: comparisons.len(),
+            n_all_bad: comparisons.iter().filter(|one| one.all_bad).count(),
+            n_all_tied: n_without_pairs(comparisons.iter().map(|one| &one.comparison)),
+        }
+    }
+
+    /// What there is to tell; `None` where there is no such comparison.
+    pub fn tell(&self) -> Option<String> {
+        let Self { n_comparisons, n_all_bad, n_all_tied } = *self;
+        (n_all_bad + n_all_tied > 0).then(|| {
+            format!(
+                "of {n_comparisons} comparisons {n_all_bad} call all their responses bad, and {n_all_tied} tie them all, \
+                 which teaches nothing"
+            )
+        })
+    }
 }
 
 /// For each response one sequence of tokens, the prompt before it. Where the tokens that were sampled are known, they are
@@ -246,6 +291,33 @@ mod tests {
         let names: Vec<_> = read_comparisons(file.path()).unwrap().iter().map(|one| one.name.clone()).collect();
         let name = LabelName { task: "t".to_owned(), labeler: "anna".to_owned(), revision: 3 };
         assert_eq!(names, [Some(name), None]);
+    }
+
+    #[test]
+    fn what_is_called_all_bad_is_counted_whether_ranked_or_tied() {
+        let line = |ranks: &str, more: &str| {
+            format!(r#"{{"prompt": "a", "responses": ["b", "c"], "ranks": {ranks}{more}}}"#) + "\n"
+        };
+        let [all_bad, good] = [true, false].map(|all_bad| format!(r#", "all_bad": {all_bad}"#));
+        let lines = [
+            line("[1, 2]", &all_bad),
+            line("[1, 1]", &all_bad),
+            line("[1, 1]", &good),
+            line("[2, 1]", &good),
+            line("[2, 1]", r#", "all_bad": null"#),
+            line("[2, 1]", ""),
+        ];
+        let comparisons = read_comparisons(file(lines.concat()).path()).unwrap();
+        let counts = WholeCounts::of(&comparisons);
+        assert_eq!(counts, WholeCounts { n_comparisons: 6, n_all_bad: 2, n_all_tied: 2 });
+        let told = "of 6 comparisons 2 call all their responses bad, and 2 tie them all, which teaches nothing";
+        assert_eq!(counts.tell().as_deref(), Some(told));
+        let plain = read_comparisons(file(line("[1, 2]", "")).path()).unwrap();
+        assert_eq!(WholeCounts::of(&plain).tell(), None);
+        let number = line("[1, 2]", r#", "all_bad": 1"#);
+        assert_eq!(problem(&number), ":1: key `all_bad` is 1, expected true or false");
+        let preference = file(r#"{"prompt": "a", "chosen": "b", "rejected": "c", "all_bad": "of another kind"}"#);
+        assert_eq!(WholeCounts::of(&read_comparisons(preference.path()).unwrap()).n_all_bad, 0);
     }
 
     #[test]

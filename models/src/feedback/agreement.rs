@@ -3,6 +3,8 @@
 //! Both measures are ratios of sums over prompts, so that a bootstrap over prompts adds a prompt's share as often as it is
 //! drawn.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 
 use super::pairs::{orders, pair_agreement};
@@ -100,6 +102,21 @@ fn sums_of(votes: &[&Vote]) -> Sums {
 pub fn agreement(votes: &[Vote], seed: u64) -> Option<Agreement> {
     let prompts: Vec<Sums> =
         by_task(votes).iter().filter(|votes| votes.len() > 1).map(|votes| sums_of(votes)).collect();
+    over(&prompts, seed)
+}
+
+/// For each labeler the agreement over the prompts that the labeler and others ranked, of all who ranked them. Who ranked
+/// nothing that others did is left out.
+pub fn agreement_by_labeler(votes: &[Vote], seed: u64) -> BTreeMap<u64, Agreement> {
+    let mut prompts = BTreeMap::<u64, Vec<Sums>>::new();
+    for votes in by_task(votes).iter().filter(|votes| votes.len() > 1) {
+        let sums = sums_of(votes);
+        votes.iter().for_each(|vote| prompts.entry(vote.labeler).or_default().push(sums));
+    }
+    prompts.into_iter().filter_map(|(labeler, prompts)| Some((labeler, over(&prompts, seed)?))).collect()
+}
+
+fn over(prompts: &[Sums], seed: u64) -> Option<Agreement> {
     let total = |draw: &mut dyn Iterator<Item = &Sums>| {
         let mut total = Sums::default();
         draw.for_each(|sums| total.add(sums));

@@ -1,10 +1,11 @@
 //! What people's rankings say, and how far they agree: formulas over plain numbers.
 //!
 //! - [`pairs`]: a ranking as its pairs, with ties.
-//! - [`mod@agreement`]: tie-aware pairwise agreement and Krippendorff's alpha, with intervals by a bootstrap over prompts.
+//! - [`mod@agreement`]: tie-aware pairwise agreement and Krippendorff's alpha, of all and around each labeler, with
+//!   intervals by a bootstrap over prompts.
 //! - [`labelers`]: each labeler against the consensus of the others, and against a second look at the same task.
 //! - [`mod@merge`]: n rankings to one, by Tideman's ranked pairs.
-//! - [`position`]: whether what is shown first wins more often.
+//! - [`position`]: whether what is shown first wins more often than chance has it.
 //! - [`acquisition`]: which task to label next.
 //! - [`against`]: people against a reward model, and an alarm where the two part.
 
@@ -17,7 +18,7 @@ pub mod pairs;
 pub mod position;
 
 pub use against::{AgainstPeople, Change, JudgedRanking, against_people, over_optimisation};
-pub use agreement::{Agreement, Interval, agreement};
+pub use agreement::{Agreement, Interval, agreement, agreement_by_labeler};
 pub use labelers::{Consistency, LabelerAgreement, consistency, labeler_agreement};
 pub use merge::merge;
 pub use pairs::{competition_ranks, ranking_agreement};

@@ -5,21 +5,21 @@ use super::agreement::Interval;
 /// The 97.5 % quantile of the normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// How often the response that was shown first wins.
+/// How often the response that was shown first wins against the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PositionBias {
-    /// The share, 0.5 without bias, with Wilson's interval (Wilson 1927) for as many independent observations as there
-    /// are rankings: the pairs of one ranking depend on each other.
+    /// The share of its pairs, 0.5 by chance, with Wilson's interval (Wilson 1927) for as many independent observations as
+    /// there are rankings: the pairs of one ranking depend on each other.
     pub share_of_first: Interval,
     /// Rankings in which something is not tied.
     pub n_rankings: usize,
 }
 
 /// Of rankings with the order in which the responses were shown: `shown[place]` is the index of a response. In each
-/// ranking, the share of pairs (without ties) that the one shown before the other wins; then the mean. `None` where all
-/// is tied.
+/// ranking, the share of its pairs with the others (without ties) that the one shown first wins; then the mean. `None`
+/// where all is tied.
 pub fn position_bias<'a>(rankings: impl IntoIterator<Item = (&'a [u32], &'a [usize])>) -> Option<PositionBias> {
-    let shares: Vec<f64> = rankings.into_iter().filter_map(|(ranks, shown)| share_of_earlier(ranks, shown)).collect();
+    let shares: Vec<f64> = rankings.into_iter().filter_map(|(ranks, shown)| share_won_by_first(ranks, shown)).collect();
     if shares.is_empty() {
         return None;
     }
@@ -31,12 +31,12 @@ pub fn position_bias<'a>(rankings: impl IntoIterator<Item = (&'a [u32], &'a [usi
     Some(PositionBias { share_of_first, n_rankings: shares.len() })
 }
 
-fn share_of_earlier(ranks: &[u32], shown: &[usize]) -> Option<f64> {
-    let in_order: Vec<u32> = shown.iter().map(|idx| ranks[*idx]).collect();
+fn share_won_by_first(ranks: &[u32], shown: &[usize]) -> Option<f64> {
+    let (first, others) = shown.split_first()?;
     let (mut won, mut decided) = (0_u32, 0_u32);
-    for order in super::pairs::orders(&in_order).filter(|order| *order != 0) {
+    for other in others.iter().filter(|other| ranks[**other] != ranks[*first]) {
         decided += 1;
-        won += u32::from(order > 0);
+        won += u32::from(ranks[*first] < ranks[*other]);
     }
     (decided > 0).then(|| f64::from(won) / f64::from(decided))
 }

@@ -34,6 +34,29 @@ fn agreement_of_two_prompts_by_hand() {
 }
 
 #[test]
+fn a_labeler_s_alpha_is_over_the_prompts_that_the_labeler_shares_with_others_by_hand() {
+    // The two prompts above, and a third that labeler 3 alone ranked.
+    let votes = [
+        vote(0, 0, &[1, 2]),
+        vote(0, 1, &[1, 2]),
+        vote(0, 2, &[1, 1]),
+        vote(1, 0, &[1, 2]),
+        vote(1, 1, &[2, 1]),
+        vote(2, 3, &[1, 2]),
+    ];
+    let of_labelers = agreement_by_labeler(&votes, 0);
+    assert_eq!(of_labelers.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "labeler 3 shares nothing");
+    // Labeler 2 ranked prompt 0 alone. Observed: 2 pairs of squared distance 1, both orders, weight 1/2: 2; both
+    // directions: 4. Values: two -1, two 1, two 0; expected (2·2·2·4 + 2·(2·2 + 2·2)·1)/5 = 48/5.
+    let alpha = 1.0 - 4.0 / (48.0 / 5.0);
+    assert!((of_labelers[&2].alpha.value - alpha).abs() < 1e-12, "{:?}", of_labelers[&2]);
+    assert_eq!((of_labelers[&2].n_prompts, of_labelers[&2].n_judgements), (1, 3), "the others' rankings count");
+    // Labelers 0 and 1 ranked all that anybody shares.
+    let all = agreement(&votes, 0).unwrap();
+    assert_eq!((of_labelers[&0], of_labelers[&1]), (all, all));
+}
+
+#[test]
 fn full_agreement_gives_alpha_1_and_so_does_agreeing_that_all_ties() {
     let same: Vec<Vote> = (0..6).map(|n| vote(n / 3, n % 3, &[1, 2, 2, 4])).collect();
     let full = agreement(&same, 0).unwrap();
@@ -98,9 +121,22 @@ fn what_is_shown_first_is_found_to_win_where_it_does() {
     assert!((all.share_of_first.low - 10.0 / (10.0 + 3.841_458_820_694_124)).abs() < 1e-9, "{all:?}");
     let tied: &[u32] = &[1, 1];
     assert!(position_bias([(tied, first)]).is_none());
-    // Shown C, A, B with A>B>C: of the pairs CA, CB, AB the earlier wins one.
-    let three = position_bias([([1_u32, 2, 3].as_slice(), [2_usize, 0, 1].as_slice())]).unwrap();
-    assert!((three.share_of_first.value - 1.0 / 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn of_more_than_two_only_the_pairs_of_the_first_count_and_its_ties_are_left_out() {
+    // Shown B, A, C, D with A>B=C>D: BA is lost, BC a tie, BD won. The pairs AC, AD and CD, which the earlier wins, are
+    // none of the first's.
+    let (ranks, shown): (&[u32], &[usize]) = (&[1, 2, 2, 4], &[1, 0, 2, 3]);
+    let one = position_bias([(ranks, shown)]).unwrap();
+    assert_eq!((one.share_of_first.value, one.n_rankings), (0.5, 1));
+    // Shown C, A, B with A>B>C: CA and CB are lost. Each ranking counts once, whatever its pairs: (0.5 + 0) / 2.
+    let (ordered, last): (&[u32], &[usize]) = (&[1, 2, 3], &[2, 0, 1]);
+    let two = position_bias([(ranks, shown), (ordered, last)]).unwrap();
+    assert_eq!((two.share_of_first.value, two.n_rankings), (0.25, 2));
+    // A=B>C shown A, B, C: the first has one pair that is no tie, and wins it.
+    let (tied_above, in_order): (&[u32], &[usize]) = (&[1, 1, 3], &[0, 1, 2]);
+    assert_eq!(position_bias([(tied_above, in_order)]).unwrap().share_of_first.value, 1.0);
 }
 
 #[test]

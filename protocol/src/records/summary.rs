@@ -113,6 +113,12 @@ pub struct RewardSummary {
     pub k: usize,
     /// Comparisons trained on.
     pub n_comparisons: usize,
+    /// Comparisons that were read whose responses a labeler called all bad, whatever their ranks.
+    #[serde(default)]
+    pub n_all_bad: usize,
+    /// Comparisons that were read whose responses all tie, so that they teach nothing.
+    #[serde(default)]
+    pub n_all_tied: usize,
     /// The bias that shifts the demonstrations' mean score to 0.
     pub bias: f64,
     /// Seconds it took.

@@ -447,6 +447,40 @@ fn agreement_is_of_the_tasks_that_nobody_chose() {
 }
 
 #[test]
+fn a_labeler_s_alpha_is_told_once_enough_is_shared() {
+    let project = Project::new(50, 2);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    project.labeler("cleo");
+    let alphas = || {
+        let overview = crate::label::overview::overview(&project.connection, project.now.get()).unwrap();
+        let of_labelers = overview.labelers.into_iter().map(|one| one.alpha.map(|alpha| (alpha.value, alpha.n)));
+        of_labelers.collect::<Vec<_>>()
+    };
+    let both_answer = |n: usize| {
+        let (one, other) = (project.task(anna), project.task(ben));
+        assert_eq!(prompt(&one), prompt(&other));
+        project.submit_as(anna, &one.handle, &one.handle, &in_task_order(&one)).unwrap();
+        let mut draft = in_task_order(&other);
+        if n.is_multiple_of(2) {
+            draft.places = draft.places.iter().map(|place| place.map(|place| 4 - place)).collect();
+        }
+        project.submit_as(ben, &other.handle, &other.handle, &draft).unwrap();
+    };
+    (0..49).for_each(both_answer);
+    assert_eq!(alphas(), [None; 3], "49 rankings say too little");
+    both_answer(49);
+    // 150 units of two values, half of them opposite: in both directions 75·2·2·4 = 1200 observed. Values: 300 of -1 and
+    // of 1; expected 2·300·300·4/599. Alpha is 1 - 1200·599/720000 = 1/600.
+    let told = alphas();
+    for alpha in &told[..2] {
+        let (value, n) = alpha.unwrap();
+        assert!((value - 1.0 / 600.0).abs() < 1e-12, "{value}");
+        assert_eq!(n, 50);
+    }
+    assert_eq!(told[2], None, "cleo ranked nothing");
+}
+
+#[test]
 fn a_file_of_the_first_version_is_taken_on_with_all_that_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("old.db");

@@ -36,6 +36,9 @@ pub struct Line {
     /// Of the label that it is, where it has one: the reward stage tells by it which labels it read.
     #[serde(flatten)]
     name: Option<LabelName>,
+    /// Whether the labeler called all responses bad.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    all_bad: bool,
 }
 
 /// K responses to each prompt, and what the prompts say.
@@ -105,6 +108,7 @@ impl Sampled {
         let with_prompt = |(prompt, comparison): (PromptText, Comparison)| Line {
             comparison: Comparison { prompt, ..comparison },
             name: None,
+            all_bad: false,
         };
         self.prompts.into_iter().zip(comparisons).map(with_prompt).collect()
     }
@@ -256,17 +260,19 @@ impl Line {
 
     /// A labeler's ranking; `None` for another kind of answer.
     pub fn of(answered: Answered) -> Option<Self> {
-        let LabeledComparison { prompt, responses, ranks, tokens, provenance, .. } = answered.into_comparison()?;
+        let LabeledComparison { prompt, responses, ranks, tokens, all_bad, provenance, .. } =
+            answered.into_comparison()?;
         let Provenance { task, labeler, revision, .. } = provenance;
         let name = Some(LabelName { task, labeler, revision });
-        Some(Self { comparison: Comparison { prompt, responses, ranks, tokens }, name })
+        Some(Self { comparison: Comparison { prompt, responses, ranks, tokens }, name, all_bad })
     }
 }
 
-/// The comparisons of a file, with the names of labels where it has them.
+/// The comparisons of a file, with what it says of the labels that they are.
 pub fn read_comparisons(path: &Path) -> Result<Vec<Line>, StageError> {
     let records = records_of(path)?.into_records().into_iter();
-    Ok(records.map(|NamedComparison { comparison, name }| Line { comparison, name }).collect())
+    let line = |NamedComparison { comparison, name, all_bad }: NamedComparison| Line { comparison, name, all_bad };
+    Ok(records.map(line).collect())
 }
 
 #[cfg(test)]
@@ -298,7 +304,8 @@ mod tests {
                 r#"{{"prompt": "{prompt}", "responses": ["yes", "no"], "ranks": [2, 1], "task": "t", "labeler": "anna", "revision": 2, "notes": ""}}"#
             )
         };
-        std::fs::write(&path, line("a") + "\n" + &line("a")).unwrap();
+        let all_bad = line("a").replace(r#""notes": """#, r#""all_bad": true"#);
+        std::fs::write(&path, line("a") + "\n" + &all_bad).unwrap();
         let lines = tasks.ranked_in(&path, 1).unwrap();
         let written = serde_json::to_value(&lines[0]).unwrap();
         assert_eq!(
@@ -309,6 +316,7 @@ mod tests {
                 "task": "t", "labeler": "anna", "revision": 2,
             })
         );
+        assert_eq!(serde_json::to_value(&lines[1]).unwrap()["all_bad"], true);
         // Two labelers have ranked one of the two.
         let error = tasks.ranked_in(&path, 2).err().unwrap().to_string();
         assert!(error.contains("ranks 1 of the 2 prompts") && error.contains("2 are wanted"), "{error}");

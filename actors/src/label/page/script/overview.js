@@ -22,7 +22,7 @@ function figures(view) {
     pairwise ? figure("Pairwise agreement", percent(pairwise.value), `${interval(pairwise, percent)}; n = ${number(pairwise.n)}`) : figure("Pairwise agreement", ...none),
     alpha ? figure("Krippendorff’s alpha", fixed(alpha.value), `${interval(alpha, fixed)}; ${number(alpha.n)} prompts`) : figure("Krippendorff’s alpha", ...none),
     view.self_consistency === null ? figure("Self-consistency", ...none) : figure("Self-consistency", percent(view.self_consistency), `${number(view.n_repeats)} hidden repeats`),
-    first ? figure("First shown wins", percent(first.value), `${interval(first, percent)}; 50 % without bias`) : figure("First shown wins", ...none));
+    first ? figure("First shown wins", percent(first.value), `of its pairs with the others; ${interval(first, percent)}; chance gives 50 %`) : figure("First shown wins", ...none));
 }
 
 // What is measured on tasks that were chosen for being hard would not hold for others.
@@ -30,7 +30,7 @@ const chosen = ({ n_chosen: n }) => n > 0
   && h("p", { class: "quiet" }, `Agreement, consistency and position bias leave out ${number(n)} ranking${n === 1 ? "" : "s"} of tasks that a reward model or a person has chosen.`);
 
 function labelers(view) {
-  const heads = ["Labeler", "Answers", "Last hour", "Skipped", "Median time", "Screening", "Agrees with others", "With themselves", "First shown wins"];
+  const heads = ["Labeler", "Answers", "Last hour", "Skipped", "Median time", "Screening", "Agrees with others", "Alpha", "With themselves", "First shown wins"];
   const screening = ({ has_passed, screening_agreement: mean }) =>
     (mean === null ? "–" : `${percent(mean)}${has_passed === null ? "" : has_passed ? ", passed" : ", failed"}`);
   const row = (one) => h("tr", {},
@@ -40,6 +40,7 @@ function labelers(view) {
       one.median_seconds === null ? "–" : `${Math.round(one.median_seconds)} s`,
       screening(one),
       one.agreement === null ? `not enough data (${one.n_shared})` : `${percent(one.agreement)} ± ${(100 * one.standard_error).toFixed(1)}`,
+      one.alpha ? `${fixed(one.alpha.value)} (${fixed(one.alpha.low)} to ${fixed(one.alpha.high)})` : "–",
       one.self_consistency === null ? "–" : `${percent(one.self_consistency)} (${one.n_repeats})`,
       one.share_of_first ? percent(one.share_of_first.value) : "–",
     ].map((text) => h("td", {}, text)));
