@@ -329,6 +329,7 @@ mod tests {
     fn an_answer_that_was_changed_stands_once_as_it_is_now() {
         let line = |task: &str, labeler: Option<&str>, revision: u32| Line {
             comparison: Comparison { prompt: "a".into(), responses: vec![], ranks: vec![], tokens: None },
+            all_bad: false,
             name: labeler.map(|labeler| LabelName { task: task.into(), labeler: labeler.into(), revision }),
         };
         let earlier = vec![line("", None, 0), line("t", Some("anna"), 1), line("t", Some("ben"), 1)];
@@ -347,6 +348,7 @@ mod tests {
                 ranks: vec![1, 2],
                 tokens: Some(tokens),
             },
+            all_bad: false,
             name: None,
         };
         let checked = |prompt: &[u32], responses: [&[u32]; 2]| {
