@@ -456,7 +456,8 @@ fn a_file_of_the_first_version_is_taken_on_with_all_that_it_holds() {
     // As the first version had it.
     let old = Connection::open(&path).unwrap();
     old.execute_batch(
-        "DROP INDEX tasks_placed; DROP INDEX tasks_open;
+        "DROP VIEW settled; DROP TABLE settlements;
+         DROP INDEX tasks_placed; DROP INDEX tasks_open;
          ALTER TABLE tasks DROP COLUMN arm; ALTER TABLE tasks DROP COLUMN place; ALTER TABLE tasks DROP COLUMN told;
          ALTER TABLE labelers DROP COLUMN last_place;
          CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted;

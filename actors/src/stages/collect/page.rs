@@ -11,7 +11,7 @@ use crate::label::links;
 use crate::label::server::{LabelServer, ServeError};
 use crate::label::store::answers::{self, Which};
 use crate::label::store::tasks::{self as stored, Purpose};
-use crate::label::store::{Store, StoreError, stats};
+use crate::label::store::{Store, StoreError, settled, stats};
 use crate::label::transfer::{self, ImportAs};
 use crate::rundir::StageDir;
 use crate::stages::context::{StageContext, StageError};
@@ -54,7 +54,7 @@ pub fn wait(
         .build()
         .map_err(ServeError::Io)?;
     let mut looked =
-        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, lines: Vec::new() };
+        Looked { store, overlap: page.label.overlap, tasks, seen: None, n_ranked: 0, lines: Vec::new() };
     runtime.block_on(async {
         let mut serving = std::pin::pin!(server.serve());
         loop {
@@ -87,34 +87,38 @@ struct Looked<'a> {
     /// Answers that are wanted to each task.
     overlap: u32,
     tasks: &'a Tasks,
-    /// In the whole database.
-    n_answers: i64,
-    /// Tasks that have all their answers.
+    /// Answers in the whole database, and how often tasks were settled in it.
+    seen: Option<(i64, i64)>,
+    /// Tasks that have all their answers, or are settled.
     n_ranked: usize,
     lines: Vec<Line>,
 }
 
 impl Looked<'_> {
-    /// Looks whether there are more answers, and reads them.
+    /// Looks whether there are more answers, or other tasks are settled, and reads them.
     fn look(&mut self) -> Result<bool, StoreError> {
-        let n_answers = self.store.read(stats::tasks)?.n_answers;
-        if n_answers == self.n_answers {
+        let now = self
+            .store
+            .read(|connection| Ok((stats::tasks(connection)?.n_answers, settled::n_revisions(connection)?)))?;
+        if self.seen == Some(now) {
             return Ok(false);
         }
         let (mut lines, mut by_task) = (Vec::new(), BTreeMap::<usize, u32>::new());
         self.store.read(|connection| {
             answers::each(connection, Which::Training, |answered| -> Result<(), StoreError> {
+                // Of a settled task there is one ranking, and no more are waited for.
+                let n = if answered.provenance.settled { self.overlap } else { 1 };
                 // The database may hold answers to other tasks: of earlier rounds.
                 if let Some(mut line) = Line::of(answered)
                     && let Some(task) = self.tasks.complete(&mut line)
                 {
-                    *by_task.entry(task).or_default() += 1;
+                    *by_task.entry(task).or_default() += n;
                     lines.push(line);
                 }
                 Ok(())
             })
         })?;
-        self.n_answers = n_answers;
+        self.seen = Some(now);
         self.n_ranked = by_task.values().filter(|n| **n >= self.overlap).count();
         self.lines = lines;
         Ok(true)
