@@ -39,8 +39,8 @@ struct Last {
 fn last(connection: &Connection, task: i64) -> Result<Option<Last>> {
     let mut statement = connection
         .prepare_cached("SELECT revision, at, body FROM settlements WHERE task = ?1 ORDER BY revision DESC LIMIT 1")?;
-    let found = statement
-        .query_row([task], |row| Ok(Last { revision: row.get(0)?, at: row.get(1)?, body: row.get(2)? }));
+    let found =
+        statement.query_row([task], |row| Ok(Last { revision: row.get(0)?, at: row.get(1)?, body: row.get(2)? }));
     Ok(found.optional()?)
 }
 
@@ -144,14 +144,7 @@ fn append(
 }
 
 /// Adds a revision, unless the very same is there: who settled which task by what, and when. Tells whether it was added.
-fn insert(
-    connection: &Connection,
-    task: i64,
-    revision: u32,
-    by: i64,
-    at: Millis,
-    body: Option<&str>,
-) -> Result<bool> {
+fn insert(connection: &Connection, task: i64, revision: u32, by: i64, at: Millis, body: Option<&str>) -> Result<bool> {
     let (content, name): (String, String) = connection
         .prepare_cached("SELECT t.content, l.name FROM tasks t, labelers l WHERE t.id = ?1 AND l.id = ?2")?
         .query_row([task, by], |row| Ok((row.get(0)?, row.get(1)?)))?;
