@@ -18,7 +18,7 @@ pub enum Which {
     Training,
     /// The same, and what labelers said of settled tasks too.
     WithOverruled,
-    /// Every revision of every answer, and of what tasks are settled by since they were settled.
+    /// Every revision of every answer and of every settled ranking, without what was taken back.
     All,
 }
 

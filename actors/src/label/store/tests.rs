@@ -10,6 +10,8 @@ use super::work::{resume, save_draft, skip, submit, undo, unfinished};
 use super::*;
 use crate::label::draft::Draft;
 
+mod settled;
+
 const MINUTE: Millis = 60_000;
 
 /// A project in memory, with its clock.

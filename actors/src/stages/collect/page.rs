@@ -53,8 +53,7 @@ pub fn wait(
         .enable_all()
         .build()
         .map_err(ServeError::Io)?;
-    let mut looked =
-        Looked { store, overlap: page.label.overlap, tasks, seen: None, n_ranked: 0, lines: Vec::new() };
+    let mut looked = Looked { store, overlap: page.label.overlap, tasks, seen: None, n_ranked: 0, lines: Vec::new() };
     runtime.block_on(async {
         let mut serving = std::pin::pin!(server.serve());
         loop {
@@ -122,5 +121,59 @@ impl Looked<'_> {
         self.n_ranked = by_task.values().filter(|n| **n >= self.overlap).count();
         self.lines = lines;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::records::{Answer, Origin, Provenance, Ranking, TaskKind};
+
+    use super::*;
+
+    fn ranked(store: &Store, labeler: &str, settled: bool) {
+        let provenance = Provenance {
+            labeler: labeler.to_owned(),
+            time: "2026-01-31T12:00:00.000Z".to_owned(),
+            revision: 1,
+            seconds: 1.0,
+            shown: vec![0, 1],
+            is_repeat: false,
+            known_ranks: None,
+            origin: Origin::default(),
+            task: String::new(),
+            arm: None,
+            settled,
+        };
+        let answer = Answer::Ranking(Ranking { ranks: vec![1, 2], ..Ranking::default() });
+        store.write_now(move |connection| answers::add(connection, 1, &answer, &provenance).map(drop)).unwrap();
+    }
+
+    #[test]
+    fn a_settled_task_is_ranked_whatever_its_labelers_have_said_so_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = LabelTask {
+            kind: TaskKind::Rank,
+            prompt: "a".into(),
+            responses: vec!["yes".into(), "no".into()],
+            tokens: None,
+            origin: Origin::default(),
+        };
+        let path = dir.path().join("tasks.jsonl");
+        std::fs::write(&path, serde_json::to_string(&task).unwrap() + "\n").unwrap();
+        let tasks = Tasks::read_or_make(&path, || unreachable!("the file is there")).unwrap();
+        let store = Store::open(&dir.path().join("answers.db")).unwrap();
+        add(&store, tasks.all(), 3).unwrap();
+        let mut looked =
+            Looked { store: store.clone(), overlap: 3, tasks: &tasks, seen: None, n_ranked: 0, lines: Vec::new() };
+        assert!(looked.look().unwrap());
+        for labeler in ["anna", "ben"] {
+            ranked(&store, labeler, false);
+        }
+        assert!(looked.look().unwrap() && !looked.look().unwrap());
+        assert_eq!((looked.n_ranked, looked.lines.len()), (0, 2), "a third is wanted");
+        ranked(&store, "admin", true);
+        assert!(looked.look().unwrap());
+        assert_eq!((looked.n_ranked, looked.lines.len()), (1, 1));
+        assert_eq!(serde_json::to_value(&looked.lines[0]).unwrap()["labeler"], "admin");
     }
 }
