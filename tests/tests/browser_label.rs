@@ -372,7 +372,7 @@ async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_da
         browser.says("This page is opened by a link of your own").await;
         see("login").await;
         log_in(&browser, &served, "admin").await;
-        browser.says("Disagreements").await;
+        browser.says("None so far.").await;
         see("overview").await;
         log_in(&browser, &served, "anna").await;
         browser.find(".response").await;

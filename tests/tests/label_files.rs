@@ -115,6 +115,7 @@ fn told(is_dialogue: bool) -> impl Strategy<Value = Told> {
             origin: Origin::default(),
             task: String::new(),
             arm: [None, Some(Arm::Random), Some(Arm::Acquired), Some(Arm::Picked)][at as usize % 4],
+            settled: known.is_none() && !is_written && !is_repeat && at % 3 == 0,
         };
         Told { task: LabelTask { kind, prompt, responses, tokens, origin }, known, answer, provenance }
     })

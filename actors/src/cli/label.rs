@@ -30,7 +30,14 @@ pub fn run(args: LabelArgs) -> anyhow::Result<Ended> {
                     let store = Store::open(&db)?;
                     files.iter().try_for_each(|file| import(&store, file, into))?;
                 }
-                LabelCommand::Export { db, file, what, all } => export(&db, &file, what, all)?,
+                LabelCommand::Export { db, file, what, overruled, all } => {
+                    let which = match (all, overruled) {
+                        (true, _) => Which::All,
+                        (false, true) => Which::WithOverruled,
+                        (false, false) => Which::Training,
+                    };
+                    export(&db, &file, what, which)?;
+                }
                 LabelCommand::Prioritize { db, model, by, random_share, heads, most, seed, device } => {
                     let by = by.into();
                     let how = Prioritize { by, random_share, n_heads: heads, n_most: most, seed };
@@ -124,8 +131,7 @@ fn import(store: &Store, file: &Path, into: ImportAs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn export(db: &Path, file: &Path, what: Export, all: bool) -> anyhow::Result<()> {
-    let which = if all { Which::All } else { Which::Training };
+fn export(db: &Path, file: &Path, what: Export, which: Which) -> anyhow::Result<()> {
     let n_lines = transfer::export(&Store::existing(db)?, file, what, which)?;
     print(&format!("{n_lines} lines written to {}\n", file.display()))?;
     Ok(())
@@ -179,6 +185,6 @@ fn in_words(overview: &Overview) -> String {
             alpha.as_ref().map(|alpha| format!(", alpha {:.3} ({:.3} to {:.3})", alpha.value, alpha.low, alpha.high));
         text += &format!("  {}: {} answers, {against}{}\n", counts.name, counts.n_answered, alpha.unwrap_or_default());
     }
-    text += &format!("{} tasks on which labelers differ\n", overview.n_disagreements);
+    text += &format!("{} disagreements, {} of them settled\n", overview.n_disagreements, overview.n_settled);
     text
 }

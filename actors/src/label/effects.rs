@@ -235,7 +235,7 @@ pub struct Effects {
 pub fn effects(connection: &Connection, runs: &[RunRecord]) -> Result<Effects> {
     let mut judged = BTreeMap::<(String, Option<String>), Vec<(u64, f64)>>::new();
     let (mut labels, mut n_labels) = (VecDeque::new(), 0);
-    answers::each(connection, Which::Training, |answered| -> std::result::Result<(), StoreError> {
+    answers::each(connection, Which::WithOverruled, |answered| -> std::result::Result<(), StoreError> {
         let Answered { task, answer: Answer::Ranking(ranking), provenance } = answered else { return Ok(()) };
         n_labels += 1;
         let name = LabelName { task: provenance.task, labeler: provenance.labeler, revision: provenance.revision };
@@ -251,6 +251,10 @@ pub fn effects(connection: &Connection, runs: &[RunRecord]) -> Result<Effects> {
             n_uses,
         });
         labels.truncate(N_LISTED);
+        // How people judge a version is what its labelers said, whatever the admin made of it.
+        if provenance.settled {
+            return Ok(());
+        }
         let origin = task.origin;
         if let (Some(run), Some(version), Some(scores)) = (origin.run, origin.policy_version, origin.scores)
             && let Some(against) = against_people(&scores, &ranking.ranks)

@@ -10,21 +10,17 @@ use serde::Serialize;
 
 use collimate_models::feedback::labelers::ENOUGH_RANKINGS;
 use collimate_models::feedback::{
-    Agreement, Interval, LabelerAgreement, Vote, agreement, agreement_by_labeler, consistency, labeler_agreement,
-    merge, position_bias, ranking_agreement,
+    Agreement, Interval, LabelerAgreement, agreement, agreement_by_labeler, consistency, labeler_agreement,
+    position_bias,
 };
 use collimate_protocol::records::Arm;
 
+use super::disagreements::{self, Disagreement};
 use super::store::stats::{self, LabelerCounts, StatedRanking, TaskCounts};
-use super::store::tasks::{get, last_turn};
 use super::store::{Millis, Result};
 
 /// The bootstrap's seed: the same answers give the same interval each time they are looked at.
 const SEED: u64 = 0;
-/// Disagreements that are listed: as many as somebody may look at in a day.
-const N_DISAGREEMENTS: usize = 50;
-/// Characters of a prompt and of a response in the list.
-const N_SHOWN: usize = 240;
 
 /// A number with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -70,32 +66,6 @@ pub struct LabelerOverview {
     pub share_of_first: Option<Measured>,
 }
 
-/// One ranking of a disagreement.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Opinion {
-    /// Whose.
-    pub labeler: String,
-    /// For each response its rank.
-    pub ranks: Vec<u32>,
-}
-
-/// A task that labelers ranked differently.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Disagreement {
-    /// Its number.
-    pub task: u64,
-    /// How the prompt begins.
-    pub prompt: String,
-    /// How the responses begin.
-    pub responses: Vec<String>,
-    /// Who said what.
-    pub opinions: Vec<Opinion>,
-    /// All of them merged.
-    pub merged: Vec<u32>,
-    /// Mean agreement of its labelers.
-    pub agreement: f64,
-}
-
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
@@ -119,29 +89,26 @@ pub struct Overview {
     pub share_of_first: Option<Measured>,
     /// Each labeler.
     pub labelers: Vec<LabelerOverview>,
-    /// Tasks that labelers ranked differently.
+    /// Tasks that labelers ranked differently, or that are settled.
     pub n_disagreements: usize,
-    /// Those on which they differ most, the worst first.
+    /// Of those, the settled ones.
+    pub n_settled: usize,
+    /// The first of them: those that are not settled come first, the worst before the others.
     pub disagreements: Vec<Disagreement>,
 }
 
 /// Of a project as it is now.
 pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
-    let votes_of = |rankings: &[StatedRanking]| -> Vec<Vote> {
-        rankings.iter().filter(|ranking| !ranking.is_repeat).map(|ranking| ranking.vote.clone()).collect()
-    };
     let all = stats::rankings(connection)?;
-    let votes_of_all = votes_of(&all);
+    let disagreements = disagreements::among(connection, &stats::first_votes(&all), 0)?;
     let n_all = all.len();
     let is_chosen = |ranking: &StatedRanking| matches!(ranking.arm, Some(Arm::Acquired | Arm::Picked));
     let rankings: Vec<StatedRanking> = all.into_iter().filter(|ranking| !is_chosen(ranking)).collect();
-    let votes = votes_of(&rankings);
+    let votes = stats::first_votes(&rankings);
     let among = agreement(&votes, SEED);
     let of_labelers = labeler_agreement(&votes);
     let around_labelers = agreement_by_labeler(&votes, SEED);
     let counts = stats::labelers(connection, now)?;
-    let names: BTreeMap<u64, String> = counts.iter().map(|labeler| (labeler.id as u64, labeler.name.clone())).collect();
-    let (n_disagreements, disagreements) = disagreements(connection, &votes_of_all, &names)?;
     let all_repeats = consistency(&repeats(&rankings, None));
     Ok(Overview {
         tasks: stats::tasks(connection)?,
@@ -153,8 +120,9 @@ pub fn overview(connection: &Connection, now: Millis) -> Result<Overview> {
         n_repeats: all_repeats.map_or(0, |repeats| repeats.n_repeats),
         share_of_first: share_of_first(&rankings, None),
         labelers: counts.into_iter().map(|counts| labeler(counts, &rankings, &of_labelers, &around_labelers)).collect(),
-        n_disagreements,
-        disagreements,
+        n_disagreements: disagreements.n_disagreements,
+        n_settled: disagreements.n_settled,
+        disagreements: disagreements.disagreements,
     })
 }
 
@@ -203,47 +171,4 @@ fn share_of_first(rankings: &[StatedRanking], labeler: Option<u64>) -> Option<Me
     let of_labeler = rankings.iter().filter(|one| labeler.is_none_or(|id| id == one.vote.labeler));
     let bias = position_bias(of_labeler.map(|one| (one.vote.ranks.as_slice(), one.shown.as_slice())))?;
     Some(Measured::of(bias.share_of_first, bias.n_rankings))
-}
-
-/// How many there are, and the worst of them.
-fn disagreements(
-    connection: &Connection,
-    votes: &[Vote],
-    names: &BTreeMap<u64, String>,
-) -> Result<(usize, Vec<Disagreement>)> {
-    let mut tasks = BTreeMap::<u64, Vec<&Vote>>::new();
-    votes.iter().for_each(|vote| tasks.entry(vote.task).or_default().push(vote));
-    let mut worst: Vec<(f64, u64, Vec<&Vote>)> = tasks
-        .into_iter()
-        .filter_map(|(task, votes)| Some((mean_agreement(&votes)?, task, votes)))
-        .filter(|(agreement, ..)| *agreement < 1.0)
-        .collect();
-    worst.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let n_all = worst.len();
-    worst.truncate(N_DISAGREEMENTS);
-    let begin = |text: &str| -> String { text.chars().take(N_SHOWN).collect() };
-    let listed = worst.into_iter().map(|(agreement, number, votes)| {
-        let task = get(connection, number as i64)?;
-        let rankings: Vec<&[u32]> = votes.iter().map(|vote| vote.ranks.as_slice()).collect();
-        let opinion = |vote: &&Vote| Opinion {
-            labeler: names.get(&vote.labeler).cloned().unwrap_or_default(),
-            ranks: vote.ranks.clone(),
-        };
-        Ok(Disagreement {
-            task: number,
-            prompt: begin(last_turn(&task.prompt)),
-            responses: task.responses.iter().map(|response| begin(response)).collect(),
-            opinions: votes.iter().map(opinion).collect(),
-            merged: merge(&rankings),
-            agreement,
-        })
-    });
-    Ok((n_all, listed.collect::<Result<_>>()?))
-}
-
-/// Over all pairs of a task's labelers.
-fn mean_agreement(votes: &[&Vote]) -> Option<f64> {
-    let pairs = votes.iter().enumerate().flat_map(|(idx, one)| votes[idx + 1..].iter().map(move |other| (one, other)));
-    let agreements: Vec<f64> = pairs.filter_map(|(one, other)| ranking_agreement(&one.ranks, &other.ranks)).collect();
-    (!agreements.is_empty()).then(|| agreements.iter().sum::<f64>() / agreements.len() as f64)
 }

@@ -131,6 +131,8 @@ struct Extra {
     notes: String,
     #[serde(default)]
     arm: Option<Arm>,
+    #[serde(default)]
+    settled: bool,
 }
 
 /// Files of others don't say when.
@@ -186,6 +188,7 @@ fn answer(schema: Schema, row: &Map<String, Value>, task: &LabelTask) -> Result<
         origin: Origin::default(),
         task: String::new(),
         arm: extra.arm,
+        settled: extra.settled,
     };
     Ok((answer, provenance))
 }

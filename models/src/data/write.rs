@@ -107,6 +107,7 @@ fn provenance() -> Vec<Field> {
         Field::new("origin", DataType::Struct(origin.into()), false),
         Field::new("task", DataType::Utf8, false),
         Field::new("arm", DataType::Utf8, true),
+        Field::new("settled", DataType::Boolean, false),
     ]
 }
 

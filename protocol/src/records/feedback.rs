@@ -165,6 +165,9 @@ pub struct Provenance {
     /// How it came about that the task was asked; absent where tasks were asked in their own order.
     #[serde(default)]
     pub arm: Option<Arm>,
+    /// Whether it is no labeler's answer, but the ranking that the admin settled the task by.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// A line of an export of rankings. It reads as a [`Comparison`](super::Comparison) wherever one is read.

@@ -75,6 +75,9 @@ pub enum LabelCommand {
         /// Which answers, in which form.
         #[arg(long, value_enum, default_value = "comparisons")]
         what: Export,
+        /// What labelers said of settled tasks too, beside what the admin settled them by.
+        #[arg(long, conflicts_with = "all")]
+        overruled: bool,
         /// Every revision, with hidden repeats and the screening's: to keep, not to train on.
         #[arg(long)]
         all: bool,

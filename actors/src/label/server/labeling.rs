@@ -3,42 +3,20 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use collimate_protocol::records::{PromptText, Role, TaskKind};
+use collimate_protocol::records::TaskKind;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Site;
+use super::shown::{Shown, Turn, turns};
 use super::who::{AsLabeler, blocking, who};
 use crate::label::draft::Draft;
-use crate::label::render::{Node, markdown, plain};
 use crate::label::store::next::{Assignment, Next};
 use crate::label::store::{self, Millis, now, stats, work};
 use crate::web::{ApiError, ApiJson};
 
 type Answer<T> = Result<Json<T>, ApiError>;
-
-/// A text, as it is and as it is shown.
-#[derive(Serialize)]
-struct Shown {
-    raw: String,
-    nodes: Vec<Node>,
-}
-
-impl Shown {
-    fn markdown(raw: &str) -> Self {
-        Self { raw: raw.to_owned(), nodes: markdown(raw) }
-    }
-}
-
-/// One turn of a prompt.
-#[derive(Serialize)]
-struct Turn {
-    /// `text` where the prompt is text to go on from.
-    role: &'static str,
-    #[serde(flatten)]
-    shown: Shown,
-}
 
 /// A task as a labeler may see it: nothing tells where the responses came from, nor which task it is.
 #[derive(Serialize)]
@@ -54,24 +32,8 @@ pub struct Task {
 impl Task {
     fn of(assignment: Assignment) -> Self {
         let Assignment { handle, task, shown, draft, revision } = assignment;
-        let turns = match &task.prompt {
-            PromptText::Text(text) => {
-                vec![Turn { role: "text", shown: Shown { raw: text.clone(), nodes: plain(text) } }]
-            }
-            PromptText::Messages(messages) => messages
-                .iter()
-                .map(|message| {
-                    let role = match message.role {
-                        Role::System => "system",
-                        Role::User => "user",
-                        Role::Assistant => "assistant",
-                    };
-                    Turn { role, shown: Shown::markdown(&message.content) }
-                })
-                .collect(),
-        };
         let responses = shown.iter().map(|idx| Shown::markdown(&task.responses[*idx])).collect();
-        Self { handle, kind: task.kind, turns, responses, draft, revision }
+        Self { handle, kind: task.kind, turns: turns(&task.prompt), responses, draft, revision }
     }
 }
 

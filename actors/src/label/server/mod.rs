@@ -1,12 +1,15 @@
 //! A labelling project over HTTP.
 //!
 //! - [`who`]: who asks: a labeler, or the admin.
-//! - [`labeling`]: what labelers ask for. [`admin`]: what the admin asks for.
+//! - [`labeling`]: what labelers ask for. [`admin`]: what the admin asks for. [`settling`]: the same, where labelers differ.
+//! - [`shown`]: texts as pages get them.
 //! - [`page`]: the files of the page.
 
 pub mod admin;
 pub mod labeling;
 pub mod page;
+pub mod settling;
+pub mod shown;
 pub mod who;
 
 use std::net::{SocketAddr, TcpListener};
@@ -122,6 +125,10 @@ fn routes(site: Site) -> Router {
         .route("/api/tasks", post(admin::add_tasks))
         .route("/api/effects", get(admin::effects))
         .route("/api/effects/{task}", get(admin::effects_of_task))
+        .route("/api/disagreements", get(settling::list))
+        .route("/api/disagreements/{task}", get(settling::one))
+        .route("/api/settle", post(settling::settle))
+        .route("/api/take-back", post(settling::take_back))
         .merge(page::FILES.routes())
         .merge(SHARED.routes())
         .with_state(site)

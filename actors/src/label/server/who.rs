@@ -16,7 +16,7 @@ use crate::web::{ApiError, ApiJson, Token};
 pub struct AsLabeler(pub Labeler);
 
 /// A request of the admin's.
-pub struct AsAdmin;
+pub struct AsAdmin(pub Labeler);
 
 impl FromRequestParts<Site> for AsLabeler {
     type Rejection = ApiError;
@@ -36,7 +36,7 @@ impl FromRequestParts<Site> for AsAdmin {
     async fn from_request_parts(parts: &mut Parts, site: &Site) -> Result<Self, ApiError> {
         let who = who(site, &parts.headers).await?;
         match who.is_admin {
-            true => Ok(Self),
+            true => Ok(Self(who)),
             false => Err(ApiError::new(StatusCode::FORBIDDEN, "this is for the admin")),
         }
     }

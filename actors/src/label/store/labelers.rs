@@ -1,5 +1,7 @@
 //! Who is asked.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::web::{Token, TokenHash};
@@ -63,6 +65,13 @@ pub fn by_token(connection: &Connection, token: &Token) -> Result<Option<Labeler
     // The index compares hashes as it likes, which tells nothing of the token; that it is the one is compared again.
     let is_it = |hash: &[u8]| TokenHash::from_bytes(hash).is_some_and(|hash| hash.is_of(token));
     Ok(found.optional()?.filter(|(_, hash)| is_it(hash)).map(|(labeler, _)| labeler))
+}
+
+/// The names of all, by number, whether they can log in or not.
+pub fn names(connection: &Connection) -> Result<BTreeMap<u64, String>> {
+    let mut statement = connection.prepare("SELECT id, name FROM labelers")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// All who can log in, by name.

@@ -7,12 +7,14 @@
 //! - [`tasks`]: what is asked. [`labelers`]: who is asked.
 //! - [`next`]: which task a labeler gets. [`work`]: drafts, answers, skips, undo.
 //! - [`places`]: in which order tasks come.
+//! - [`settled`]: rankings that the admin settles tasks by.
 //! - [`answers`]: answers as files bring them and take them. [`stats`]: how it is going.
 
 pub mod answers;
 pub mod labelers;
 pub mod next;
 pub mod places;
+pub mod settled;
 pub mod stats;
 pub mod tasks;
 pub mod work;
@@ -29,10 +31,10 @@ pub type Millis = i64;
 
 /// "CLMT": says in the file's header whose it is.
 const APPLICATION_ID: i32 = 0x434c_4d54;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 const SCHEMA: &str = include_str!("schema.sql");
-/// What makes tables of this version of those before it.
-const FROM_1_TO_2: &str = include_str!("from_1_to_2.sql");
+/// What makes tables of each later version of those before it: the first of them of version 1.
+const UPGRADES: [&str; 2] = [include_str!("from_1_to_2.sql"), include_str!("from_2_to_3.sql")];
 /// How long one process waits for another's transaction: an import of many tasks takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that share a transaction. More would keep the first of them waiting.
@@ -176,7 +178,7 @@ fn prepare(connection: &Connection) -> std::result::Result<(), String> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(in_words)?;
     match (n_tables, application, version) {
         (0, ..) => {}
-        (_, APPLICATION_ID, SCHEMA_VERSION | 1) => {}
+        (_, APPLICATION_ID, 1..=SCHEMA_VERSION) => {}
         (_, APPLICATION_ID, version) => {
             return Err(format!(
                 "was written by another version of Collimate (its tables are of version {version}, expected \
@@ -189,9 +191,9 @@ fn prepare(connection: &Connection) -> std::result::Result<(), String> {
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         .map_err(in_words)?;
     let change = match (n_tables, version) {
-        (0, _) => SCHEMA,
-        (_, 1) => FROM_1_TO_2,
-        _ => return Ok(()),
+        (0, _) => SCHEMA.to_owned(),
+        (_, SCHEMA_VERSION) => return Ok(()),
+        (_, version) => UPGRADES[version as usize - 1..].concat(),
     };
     let tables = format!(
         "BEGIN IMMEDIATE; {change}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; \

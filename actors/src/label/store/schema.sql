@@ -70,6 +70,23 @@ CREATE TABLE answers (
 );
 CREATE INDEX answers_at ON answers (at);
 
+-- What the admin settled tasks by. It stands beside the labelers' answers, and every revision is kept.
+CREATE TABLE settlements (
+    id        INTEGER PRIMARY KEY,
+    uid       TEXT    NOT NULL UNIQUE,      -- a hash of who settled which task by what, and when
+    task      INTEGER NOT NULL REFERENCES tasks,
+    revision  INTEGER NOT NULL,
+    settled_by INTEGER NOT NULL REFERENCES labelers,
+    at        INTEGER NOT NULL,
+    body      TEXT,                         -- an Answer; none where it was taken back
+    UNIQUE (task, revision)
+);
+CREATE INDEX settlements_at ON settlements (at);
+-- Without what was taken back. The last revision of a task that is here is what it is settled by.
+CREATE VIEW settled AS SELECT s.* FROM settlements s WHERE s.body IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM settlements WHERE task = s.task AND revision > s.revision AND body IS NULL
+);
+
 -- Requests that were answered, so that one that is sent again is not done again.
 CREATE TABLE requests (
     key       TEXT    PRIMARY KEY,

@@ -165,3 +165,8 @@ pub fn rankings(connection: &Connection) -> Result<Vec<StatedRanking>> {
     }
     Ok(rankings)
 }
+
+/// What these rankings say, without hidden repeats.
+pub fn first_votes(rankings: &[StatedRanking]) -> Vec<Vote> {
+    rankings.iter().filter(|ranking| !ranking.is_repeat).map(|ranking| ranking.vote.clone()).collect()
+}

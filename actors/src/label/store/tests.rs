@@ -10,6 +10,8 @@ use super::work::{resume, save_draft, skip, submit, undo, unfinished};
 use super::*;
 use crate::label::draft::Draft;
 
+mod settled;
+
 const MINUTE: Millis = 60_000;
 
 /// A project in memory, with its clock.
@@ -490,7 +492,8 @@ fn a_file_of_the_first_version_is_taken_on_with_all_that_it_holds() {
     // As the first version had it.
     let old = Connection::open(&path).unwrap();
     old.execute_batch(
-        "DROP INDEX tasks_placed; DROP INDEX tasks_open;
+        "DROP VIEW settled; DROP TABLE settlements;
+         DROP INDEX tasks_placed; DROP INDEX tasks_open;
          ALTER TABLE tasks DROP COLUMN arm; ALTER TABLE tasks DROP COLUMN place; ALTER TABLE tasks DROP COLUMN told;
          ALTER TABLE labelers DROP COLUMN last_place;
          CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted;

@@ -11,7 +11,7 @@ use crate::label::links;
 use crate::label::server::{LabelServer, ServeError};
 use crate::label::store::answers::{self, Which};
 use crate::label::store::tasks::{self as stored, Purpose};
-use crate::label::store::{Store, StoreError, stats};
+use crate::label::store::{Store, StoreError, settled, stats};
 use crate::label::transfer::{self, ImportAs};
 use crate::rundir::StageDir;
 use crate::stages::context::{StageContext, StageError};
@@ -64,7 +64,7 @@ pub fn wait(
         .build()
         .map_err(ServeError::Io)?;
     let mut looked =
-        Looked { store, overlap: page.label.overlap, tasks, n_answers: -1, n_ranked: 0, ranked: Ranked::default() };
+        Looked { store, overlap: page.label.overlap, tasks, seen: None, n_ranked: 0, ranked: Ranked::default() };
     runtime.block_on(async {
         let mut serving = std::pin::pin!(server.serve());
         loop {
@@ -97,27 +97,31 @@ struct Looked<'a> {
     /// Answers that are wanted to each task.
     overlap: u32,
     tasks: &'a Tasks,
-    /// In the whole database.
-    n_answers: i64,
-    /// Tasks that have all their answers.
+    /// Answers in the whole database, and how often tasks were settled in it.
+    seen: Option<(i64, i64)>,
+    /// Tasks that have all their answers, or are settled.
     n_ranked: usize,
     ranked: Ranked,
 }
 
 impl Looked<'_> {
-    /// Looks whether there are more answers, and reads them.
+    /// Looks whether there are more answers, or other tasks are settled, and reads them.
     fn look(&mut self) -> Result<bool, StoreError> {
-        let n_answers = self.store.read(stats::tasks)?.n_answers;
-        if n_answers == self.n_answers {
+        let now = self
+            .store
+            .read(|connection| Ok((stats::tasks(connection)?.n_answers, settled::n_revisions(connection)?)))?;
+        if self.seen == Some(now) {
             return Ok(false);
         }
         let (mut ranked, mut by_task) = (Ranked::default(), BTreeMap::<usize, u32>::new());
         self.store.read(|connection| {
             answers::each(connection, Which::Training, |answered| -> Result<(), StoreError> {
+                // Of a settled task there is one ranking, and no more are waited for.
+                let n = if answered.provenance.settled { self.overlap } else { 1 };
                 let Some(mut line) = Line::of(answered) else { return Ok(()) };
                 match self.tasks.complete(&mut line) {
                     Some(task) => {
-                        *by_task.entry(task).or_default() += 1;
+                        *by_task.entry(task).or_default() += n;
                         ranked.lines.push(line);
                     }
                     None => ranked.others.push(line),
@@ -125,9 +129,69 @@ impl Looked<'_> {
                 Ok(())
             })
         })?;
-        self.n_answers = n_answers;
+        self.seen = Some(now);
         self.n_ranked = by_task.values().filter(|n| **n >= self.overlap).count();
         self.ranked = ranked;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collimate_protocol::records::{Answer, Origin, Provenance, Ranking, TaskKind};
+
+    use super::*;
+
+    fn ranked(store: &Store, labeler: &str, settled: bool) {
+        let provenance = Provenance {
+            labeler: labeler.to_owned(),
+            time: "2026-01-31T12:00:00.000Z".to_owned(),
+            revision: 1,
+            seconds: 1.0,
+            shown: vec![0, 1],
+            is_repeat: false,
+            known_ranks: None,
+            origin: Origin::default(),
+            task: String::new(),
+            arm: None,
+            settled,
+        };
+        let answer = Answer::Ranking(Ranking { ranks: vec![1, 2], ..Ranking::default() });
+        store.write_now(move |connection| answers::add(connection, 1, &answer, &provenance).map(drop)).unwrap();
+    }
+
+    #[test]
+    fn a_settled_task_is_ranked_whatever_its_labelers_have_said_so_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = LabelTask {
+            kind: TaskKind::Rank,
+            prompt: "a".into(),
+            responses: vec!["yes".into(), "no".into()],
+            tokens: None,
+            origin: Origin::default(),
+        };
+        let path = dir.path().join("tasks.jsonl");
+        std::fs::write(&path, serde_json::to_string(&task).unwrap() + "\n").unwrap();
+        let tasks = Tasks::read_or_make(&path, || unreachable!("the file is there")).unwrap();
+        let store = Store::open(&dir.path().join("answers.db")).unwrap();
+        add(&store, tasks.all(), 3).unwrap();
+        let mut looked = Looked {
+            store: store.clone(),
+            overlap: 3,
+            tasks: &tasks,
+            seen: None,
+            n_ranked: 0,
+            ranked: Ranked::default(),
+        };
+        assert!(looked.look().unwrap());
+        for labeler in ["anna", "ben"] {
+            ranked(&store, labeler, false);
+        }
+        assert!(looked.look().unwrap() && !looked.look().unwrap());
+        assert_eq!((looked.n_ranked, looked.ranked.lines.len()), (0, 2), "a third is wanted");
+        ranked(&store, "admin", true);
+        assert!(looked.look().unwrap());
+        assert_eq!((looked.n_ranked, looked.ranked.lines.len()), (1, 1));
+        assert_eq!(serde_json::to_value(&looked.ranked.lines[0]).unwrap()["labeler"], "admin");
     }
 }

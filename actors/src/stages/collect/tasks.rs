@@ -229,12 +229,12 @@ impl Tasks {
     }
 }
 
-/// These comparisons with those of people as they stand now: an answer that is in both stands once, as it is now.
+/// These comparisons with those of people as they stand now: of a task that is in both, what people say of it by now.
 pub fn updated(comparisons: Vec<Line>, of_people: Vec<Line>) -> Vec<Line> {
-    let answer = |line: &Line| line.name.as_ref().map(|name| (name.task.clone(), name.labeler.clone()));
-    let now: HashSet<_> = of_people.iter().filter_map(answer).collect();
-    let is_as_it_was = |line: &Line| answer(line).is_none_or(|answer| !now.contains(&answer));
-    comparisons.into_iter().filter(is_as_it_was).chain(of_people).collect()
+    let task = |line: &Line| line.name.as_ref().map(|name| name.task.clone());
+    let now: HashSet<String> = of_people.iter().filter_map(task).collect();
+    let is_of_another = |line: &Line| task(line).is_none_or(|task| !now.contains(&task));
+    comparisons.into_iter().filter(is_of_another).chain(of_people).collect()
 }
 
 impl Line {
@@ -326,15 +326,17 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_changed_stands_once_as_it_is_now() {
+    fn what_people_say_of_a_task_by_now_takes_the_place_of_what_they_said_before() {
         let line = |task: &str, labeler: Option<&str>, revision: u32| Line {
             comparison: Comparison { prompt: "a".into(), responses: vec![], ranks: vec![], tokens: None },
             all_bad: false,
             name: labeler.map(|labeler| LabelName { task: task.into(), labeler: labeler.into(), revision }),
         };
-        let earlier = vec![line("", None, 0), line("t", Some("anna"), 1), line("t", Some("ben"), 1)];
+        let earlier =
+            vec![line("", None, 0), line("t", Some("anna"), 1), line("t", Some("ben"), 1), line("v", Some("ben"), 1)];
+        // Anna has changed her ranking of t, or the admin has settled it; v is in another project.
         let now = vec![line("t", Some("anna"), 2), line("u", Some("anna"), 1)];
-        let expected = [&earlier[0], &earlier[2], &now[0], &now[1]].map(Line::clone);
+        let expected = [&earlier[0], &earlier[3], &now[0], &now[1]].map(Line::clone);
         assert_eq!(updated(earlier, now), expected);
     }
 

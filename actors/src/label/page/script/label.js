@@ -3,18 +3,18 @@
 import { Refused, ask, askUntilAnswered } from "./api.js";
 import { areKeysOn, listUnfinished, showKeys } from "./dialogs.js";
 import { byId, fill, h } from "./dom.js";
+import { fullDraft, isRanked, notes } from "./form.js";
 import { listen } from "./keys.js";
 import { makeRanking, makeVerdict } from "./ranking.js";
 import { makeResponse } from "./responses.js";
 import { Drafts, tell } from "./saving.js";
-import { renderNodes, textView } from "./text.js";
+import { renderNodes, turnView } from "./text.js";
 
 const TITLES = {
   rank: ["Rank the responses", "1 is best; the same place is a tie"],
   compare: ["Which response is better?", ""],
   write: ["Write a response", ""],
 };
-const ROLES = { system: "Instructions to the assistant", user: "User", assistant: "Assistant", text: "Prompt" };
 const AGAIN_MS = 15_000;
 
 const drafts = new Drafts();
@@ -87,11 +87,6 @@ async function getNext() {
   }
 }
 
-function fullDraft(draft, n) {
-  const each = (values, empty) => (values.length === n ? values : Array.from({ length: n }, empty));
-  return { ...draft, places: each(draft.places, () => null), scores: each(draft.scores, () => null), flags: each(draft.flags, () => []) };
-}
-
 function show(task) {
   own.handle = task.handle;
   const n = task.responses.length;
@@ -109,11 +104,8 @@ function show(task) {
   };
   const getPlaces = () => draft.places;
 
-  const turns = task.turns.map((turn) => {
-    const text = textView(turn, turn.role === "text");
-    page.texts.push(text);
-    return h("section", { class: "turn", "data-role": turn.role }, h("h3", {}, ROLES[turn.role]), text.view);
-  });
+  const turns = task.turns.map(turnView);
+  page.texts.push(...turns);
   page.cards = task.responses.map((response, index) =>
     makeResponse(index, response, { kind: task.kind, n, draft, form, changed }));
   page.texts.push(...page.cards);
@@ -124,7 +116,7 @@ function show(task) {
   fill(byId("main"), h("div", { class: task.kind === "write" ? "task" : "task beside" },
     h("h1", {}, title, again && h("small", {}, again)),
     form.guidelines.length > 0 && h("section", { class: "guidelines text", "aria-label": "Guidelines" }, renderNodes(form.guidelines)),
-    h("section", { class: "prompt", "aria-label": "Prompt", tabindex: "0" }, turns),
+    h("section", { class: "prompt", "aria-label": "Prompt", tabindex: "0" }, turns.map(({ view }) => view)),
     work));
 
   const parts = actions(page, getPlaces, changed);
@@ -137,12 +129,6 @@ function show(task) {
   tell(task.revision > 0 ? "saved" : "", task.revision > 0 ? "Saved" : "");
   scrollTo(0, 0);
   (task.kind === "write" ? byId("written") : byId("main")).focus({ preventScroll: true });
-}
-
-function notes(draft, changed) {
-  const area = h("textarea", { id: "notes", dir: "auto", rows: "2", oninput: (event) => { draft.notes = event.target.value; changed(); } });
-  area.value = draft.notes;
-  return h("div", { class: "notes" }, h("label", { for: "notes" }, "Notes"), area);
 }
 
 function writing(draft, changed) {
@@ -171,11 +157,7 @@ function actions(page, getPlaces, changed) {
       h("button", { type: "button", id: "skip", onclick: skip }, "Skip ", key("s")),
       allBad, source, submit));
   byId("actions").hidden = false;
-  const isComplete = () => {
-    if (task.kind === "write") return draft.response.trim() !== "";
-    const n_placed = draft.places.filter((place) => place !== null).length;
-    return n_placed === draft.places.length || (draft.all_bad && n_placed === 0);
-  };
+  const isComplete = () => (task.kind === "write" ? draft.response.trim() !== "" : isRanked(draft));
   page.isComplete = isComplete;
   const update = () => {
     ranking?.update();

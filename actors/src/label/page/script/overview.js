@@ -1,8 +1,9 @@
 // What the admin sees: progress, agreement, labelers, disagreements.
 
 import { Refused, ask } from "./api.js";
+import { differences } from "./differences.js";
 import { byId, fill, h } from "./dom.js";
-import { fixed, inWords, number, percent } from "./words.js";
+import { fixed, number, percent } from "./words.js";
 
 const AGAIN_MS = 10_000;
 
@@ -51,17 +52,9 @@ function labelers(view) {
         h("tbody", {}, view.labelers.map(row)))));
 }
 
-function disagreements(view) {
-  const one = ({ prompt, responses, opinions, merged, agreement }) => h("article", { class: "disagreement" },
-    h("h3", { dir: "auto" }, prompt),
-    h("ol", {}, responses.map((response) => h("li", { dir: "auto" }, response))),
-    h("dl", { class: "opinions" },
-      opinions.map(({ labeler, ranks }) => h("div", {}, h("dt", { dir: "auto" }, labeler), h("dd", {}, inWords(ranks)))),
-      h("div", {}, h("dt", {}, "merged"), h("dd", {}, inWords(merged))),
-      h("div", {}, h("dt", {}, "agreement"), h("dd", {}, percent(agreement)))));
-  return h("section", { class: "section" }, h("h2", {}, "Disagreements, the worst first"),
-    view.disagreements.length > 0 ? view.disagreements.map(one) : h("p", { class: "quiet" }, "None so far."));
-}
+const disagreements = (view) => h("section", { class: "section" }, h("h2", {}, "Disagreements"),
+  differences(view),
+  view.n_disagreements > view.disagreements.length && h("p", {}, h("a", { href: "/disagreements" }, "All disagreements")));
 
 async function refresh() {
   try {

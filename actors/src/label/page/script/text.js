@@ -34,4 +34,12 @@ export function textView({ raw, nodes }, isVerbatim) {
   return { view, show };
 }
 
+const ROLES = { system: "Instructions to the assistant", user: "User", assistant: "Assistant", text: "Prompt" };
+
+// A turn of a prompt.
+export function turnView(turn) {
+  const { view, show } = textView(turn, turn.role === "text");
+  return { view: h("section", { class: "turn", "data-role": turn.role }, h("h3", {}, ROLES[turn.role]), view), show };
+}
+
 export const renderNodes = (nodes) => nodes.map(element);
