@@ -1,7 +1,7 @@
 // What the admin sees: progress, agreement, labelers, disagreements.
 
 import { Refused, ask } from "./api.js";
-import { byId, fill, h } from "./dom.js";
+import { byId, fill, h, visible } from "./dom.js";
 import { fixed, inWords, number, percent } from "./words.js";
 
 const AGAIN_MS = 10_000;
@@ -52,8 +52,8 @@ function labelers(view) {
 
 function disagreements(view) {
   const one = ({ prompt, responses, opinions, merged, agreement }) => h("article", { class: "disagreement" },
-    h("h3", { dir: "auto" }, prompt),
-    h("ol", {}, responses.map((response) => h("li", { dir: "auto" }, response))),
+    h("h3", { dir: "auto" }, visible(prompt)),
+    h("ol", {}, responses.map((response) => h("li", { dir: "auto" }, visible(response)))),
     h("dl", { class: "opinions" },
       opinions.map(({ labeler, ranks }) => h("div", {}, h("dt", { dir: "auto" }, labeler), h("dd", {}, inWords(ranks)))),
       h("div", {}, h("dt", {}, "merged"), h("dd", {}, inWords(merged))),
