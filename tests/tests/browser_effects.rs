@@ -110,6 +110,9 @@ async fn hostile_text_is_inert_on_the_admin_s_pages() {
     open_used_label(&browser).await;
     browser.says("<script>window.hacked = 1</script>").await;
     assert_eq!(browser.run(live).await, json!([null, 0]));
+    for mark in ["U+202E", "U+202C", "U+200B"] {
+        browser.says(mark).await;
+    }
     browser.close().await;
 }
 

@@ -292,6 +292,8 @@ async fn hostile_text_is_inert_and_its_source_is_shown_exactly() {
     assert_eq!(browser.run(&format!("return {live}")).await, 0);
     let links = browser.run("return [...document.querySelectorAll('main a')].map((a) => `${a.href} ${a.rel}`)").await;
     assert_eq!(links, json!(["https://example.org/ noopener noreferrer nofollow"]));
+    let formulas = "return [...document.querySelectorAll('.response math')].map((one) => [one.namespaceURI, one.getAttribute('alttext'), one.querySelector('msup > mn').textContent])";
+    assert_eq!(browser.run(formulas).await, json!([["http://www.w3.org/1998/Math/MathML", "$x^2$", "2"]]));
     assert_eq!(browser.run("return window.hacked ?? null").await, Value::Null);
     for mark in ["U+202E", "U+2066", "U+200B"] {
         browser.says(mark).await;
@@ -332,6 +334,26 @@ async fn a_long_text_is_read_on_the_page_itself_with_the_dialogue_beside_it() {
         true,
         "nothing to the side"
     );
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_formula_wider_than_a_telephone_is_scrolled_in_its_own_box() {
+    if !browser::is_there() {
+        return;
+    }
+    let sum = (1..40).map(|n| format!("\\frac{{a_{{{n}}}}}{{b}}")).collect::<Vec<_>>().join(" + ");
+    let responses = [format!("So\n\\[{sum}\\]\nholds."), format!("And \\({sum}\\) too.")];
+    let home = home(&[json!({ "prompt": "Sum.", "responses": responses })]);
+    let served = serve(&home, &[]);
+    let browser = Browser::open(Look::NARROW).await;
+    log_in(&browser, &served, "anna").await;
+    browser.until("return document.querySelectorAll('.response math').length === 2").await;
+    let is_scrolled =
+        "return [...document.querySelectorAll('.response .formula')].map((box) => box.scrollWidth > box.clientWidth)";
+    assert_eq!(browser.run(is_scrolled).await, json!([true, true]));
+    assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth").await, true);
+    assert_eq!(browser.serious_violations().await, Vec::<String>::new());
     browser.close().await;
 }
 

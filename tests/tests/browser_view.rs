@@ -140,14 +140,18 @@ async fn what_a_model_wrote_is_text_whatever_it_holds() {
     browser.run("[...document.querySelectorAll('.row')][2].click()").await;
     browser.until("return document.querySelectorAll('.token').length > 20").await;
     let joined = "return [...document.querySelectorAll('.token')].map((token) => token.textContent).join('')";
-    assert_eq!(browser.run(joined).await, HOSTILE);
+    // What can't be seen is shown by its number.
+    let shown = HOSTILE.replace('\u{202e}', "U+202E").replace('\u{202c}', "U+202C").replace('\u{200b}', "U+200B");
+    assert_eq!(browser.run(joined).await, json!(shown));
+    assert_eq!(browser.run("return document.querySelectorAll('.token mark').length").await, 3);
+    assert_eq!(browser.run("return document.querySelectorAll('.row mark').length >= 3").await, true);
     for colour in ["1", "2", "3", "4"] {
         browser.run(&format!("const s = document.querySelector('#colour'); s.value = '{colour}'; s.dispatchEvent(new Event('change'))")).await;
     }
     assert_eq!(browser.run("return document.querySelector('.detail .muted:not(.tools *)').textContent.startsWith('Computed from the scores')").await, true);
     browser.run("[...document.querySelectorAll('.detail button')].find((button) => button.textContent.startsWith('Compare')).click()").await;
     browser.until("return document.querySelectorAll('.aligned p').length >= 4").await;
-    assert_eq!(browser.run("return document.querySelector('.aligned .same').textContent").await, HOSTILE);
+    assert_eq!(browser.run("return document.querySelector('.aligned .same').textContent").await, json!(shown));
     browser.run("location.hash = '#events'").await;
     browser.until("return document.querySelector('#events').innerText.includes('<script>')").await;
     let foreign = "return [window.hit ?? null, document.querySelectorAll('main script, main img, main a[href^=javascript]').length]";

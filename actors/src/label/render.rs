@@ -3,13 +3,27 @@
 //! Markdown never becomes HTML here. It becomes a tree of elements from a short list, which the page makes one by one from
 //! their names: there is no text anywhere that a browser would parse. HTML in the text is shown as text; images are not
 //! loaded but named with their address; links lead to http and https alone; characters that can't be seen, or that turn
-//! the direction of what follows, are shown by their numbers.
+//! the direction of what follows, are shown by their numbers. LaTeX becomes elements of MathML by the same rule.
+
+mod brackets;
+mod math;
+mod visible;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::thread;
 
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use serde::Serialize;
 
+use brackets::Formula;
+use math::Converter;
+use visible::{is_invisible, visible};
+
 /// Deeper nesting than this is nobody's writing; it is flattened.
 const DEEPEST: usize = 24;
+
+const OPTIONS: Options = Options::ENABLE_TABLES.union(Options::ENABLE_STRIKETHROUGH).union(Options::ENABLE_MATH);
 
 /// An element, or text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,15 +43,24 @@ pub struct Element {
     /// Where a link leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub href: Option<String>,
+    /// Attributes of MathML.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<&'static str, String>,
     /// What is in it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Node>,
 }
 
+impl Element {
+    fn new(name: Name, children: Vec<Node>) -> Self {
+        Self { name, href: None, attributes: BTreeMap::new(), children }
+    }
+}
+
 /// All elements that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "each is HTML's element of that name")]
+#[expect(missing_docs, reason = "each is the element of that name of HTML or MathML")]
 pub enum Name {
     P,
     H3,
@@ -64,19 +87,64 @@ pub enum Name {
     /// A character that can't be seen, by its number.
     Mark,
     /// Mathematics, as it is written.
-    Math,
+    Latex,
     /// Where an image would be.
     Image,
+    Math,
+    Mfrac,
+    Mi,
+    Mmultiscripts,
+    Mn,
+    Mo,
+    Mover,
+    Mpadded,
+    Mprescripts,
+    Mroot,
+    Mrow,
+    Mspace,
+    Msqrt,
+    Msub,
+    Msubsup,
+    Msup,
+    Mtable,
+    Mtd,
+    Mtext,
+    Mtr,
+    Munder,
+    Munderover,
 }
 
-/// Renders Markdown.
+/// Renders Markdown, with LaTeX between `$`, `$$`, `\(` and `\)`, or `\[` and `\]`.
 pub fn markdown(text: &str) -> Vec<Node> {
-    let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_MATH;
-    let mut tree = Tree::default();
-    for event in Parser::new_ext(text, options) {
-        tree.take(event);
+    if !text.contains(['$', '\\']) {
+        return rendered(text, None);
     }
-    tree.finish()
+    // Where no thread is to be had, or the converter has a fault, LaTeX is shown as it is written.
+    let converted = thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(math::STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, || rendered(text, Some(&Converter::new()))).ok()?;
+        thread.join().ok()
+    });
+    converted.unwrap_or_else(|| rendered(text, None))
+}
+
+/// Renders Markdown. LaTeX is shown as it is written where there is no converter.
+fn rendered(text: &str, converter: Option<&Converter>) -> Vec<Node> {
+    let formulas = brackets::formulas(text, OPTIONS);
+    let filled = brackets::fill(text, &formulas);
+    // A formula in an address or in the title of a link is no formula: what is around it is read again without any.
+    tree(&filled, text, &formulas, converter)
+        .unwrap_or_else(|| tree(text, text, &[], converter).expect("there are no formulas to miss"))
+}
+
+/// The tree of a text whose formulas are filled; none if one of them is in no place where it can be shown.
+fn tree(filled: &str, text: &str, formulas: &[Formula], converter: Option<&Converter>) -> Option<Vec<Node>> {
+    let mut tree =
+        Tree { text, formulas, converter, open: Vec::new(), done: Vec::new(), depth_flattened: 0, is_in_head: false };
+    for (event, range) in Parser::new_ext(filled, OPTIONS).into_offset_iter() {
+        tree.take(event, range);
+    }
+    tree.formulas.is_empty().then(|| tree.finish())
 }
 
 /// Text as it is, a paragraph for each blank line, with what can't be seen made visible.
@@ -91,8 +159,11 @@ struct Open {
     children: Vec<Node>,
 }
 
-#[derive(Default)]
-struct Tree {
+struct Tree<'a> {
+    text: &'a str,
+    /// Those that are still to come.
+    formulas: &'a [Formula],
+    converter: Option<&'a Converter>,
     open: Vec<Open>,
     done: Vec<Node>,
     /// Tags that made no element, whose ends make none either.
@@ -100,17 +171,21 @@ struct Tree {
     is_in_head: bool,
 }
 
-impl Tree {
-    fn take(&mut self, event: Event<'_>) {
+impl Tree<'_> {
+    fn take(&mut self, event: Event<'_>, range: Range<usize>) {
         match event {
             Event::Start(tag) => self.start(&tag),
             Event::End(end) => self.end(end),
-            Event::Text(text) => self.add_text(&text),
+            Event::Text(text) => self.add_written(&text, range.end),
             Event::Code(text) => self.add(Name::Code, visible(&text)),
             // Shown as it is written: it is text that somebody reads, not a part of this page.
-            Event::Html(html) | Event::InlineHtml(html) => self.add_text(&html),
-            Event::InlineMath(text) => self.add(Name::Math, visible(&format!("${text}$"))),
-            Event::DisplayMath(text) => self.add(Name::Math, visible(&format!("$${text}$$"))),
+            Event::Html(html) | Event::InlineHtml(html) => self.add_written(&html, range.end),
+            // `$5-$10` is money.
+            Event::InlineMath(latex) if self.text[range.end..].starts_with(|c: char| c.is_ascii_digit()) => {
+                self.add_text(&format!("${latex}$"));
+            }
+            Event::InlineMath(latex) => self.add_formula(&latex, &format!("${latex}$"), false),
+            Event::DisplayMath(latex) => self.add_formula(&latex, &format!("$${latex}$$"), true),
             // As people type: a new line is a new line.
             Event::SoftBreak | Event::HardBreak => self.add(Name::Br, Vec::new()),
             Event::Rule => self.add(Name::Hr, Vec::new()),
@@ -132,7 +207,7 @@ impl Tree {
                 // What is said of the code is a part of the text.
                 if let Some(language) = language {
                     let children = visible(language);
-                    self.push(Node::Element(Element { name: Name::Code, href: None, children }));
+                    self.push(Node::Element(Element::new(Name::Code, children)));
                 }
                 (Name::Pre, None)
             }
@@ -183,16 +258,41 @@ impl Tree {
             // The address is shown, and nothing is loaded from it.
             Name::Image => {
                 children.extend(visible(&format!(" ({})", href.unwrap_or_default())));
-                self.push(Node::Element(Element { name, href: None, children }));
+                self.push(Node::Element(Element::new(name, children)));
             }
             // A link that leads nowhere safe is its text.
             Name::A if href.is_none() => children.into_iter().for_each(|child| self.push(child)),
-            _ => self.push(Node::Element(Element { name, href, children })),
+            _ => self.push(Node::Element(Element { href, ..Element::new(name, children) })),
         }
     }
 
     fn add(&mut self, name: Name, children: Vec<Node>) {
-        self.push(Node::Element(Element { name, href: None, children }));
+        self.push(Node::Element(Element::new(name, children)));
+    }
+
+    /// Adds text that ends at that byte, and the formulas in it.
+    fn add_written(&mut self, text: &str, end: usize) {
+        // A backslash before it belongs to its range, and not to it: they agree at the end.
+        let Some(start) = end.checked_sub(text.len()) else { return self.add_text(text) };
+        let mut from = 0;
+        while let [Formula { range, is_display }, rest @ ..] = self.formulas
+            && start + from <= range.start
+            && range.end <= end
+        {
+            self.add_text(&text[from..range.start - start]);
+            let source = &self.text[range.clone()];
+            self.add_formula(&source[2..source.len() - 2], source, *is_display);
+            from = range.end - start;
+            self.formulas = rest;
+        }
+        self.add_text(&text[from..]);
+    }
+
+    fn add_formula(&mut self, latex: &str, source: &str, is_display: bool) {
+        match self.converter.and_then(|converter| converter.math(latex, source, is_display)) {
+            Some(math) => self.push(Node::Element(math)),
+            None => self.add(Name::Latex, visible(source)),
+        }
     }
 
     fn add_text(&mut self, text: &str) {
@@ -232,40 +332,6 @@ fn safe_link(address: &str) -> Option<String> {
     // `user@host` makes an address look like another one's.
     let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
     (is_plain && !host.is_empty() && !host.contains('@')).then(|| address.to_owned())
-}
-
-/// The text, with a mark for each character that can't be seen.
-fn visible(text: &str) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    let mut run = String::new();
-    let mut before = ' ';
-    for c in text.chars() {
-        // Joiners belong to the writing of Persian, Hindi and others, and to emoji: after a letter of those they stay.
-        let is_joiner = matches!(c, '\u{200c}' | '\u{200d}') && !before.is_ascii() && !is_invisible(before);
-        if is_invisible(c) && !is_joiner {
-            if !run.is_empty() {
-                nodes.push(Node::Text(std::mem::take(&mut run)));
-            }
-            let number = vec![Node::Text(format!("U+{:04X}", c as u32))];
-            nodes.push(Node::Element(Element { name: Name::Mark, href: None, children: number }));
-        } else {
-            run.push(c);
-        }
-        before = c;
-    }
-    if !run.is_empty() {
-        nodes.push(Node::Text(run));
-    }
-    nodes
-}
-
-/// Zero-width characters, directional controls, other controls than line ends and tabs, and tags.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
-        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
-        | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-        || (c.is_control() && !matches!(c, '\n' | '\t' | '\r'))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub struct Assets(pub &'static [Asset]);
 /// What the scripts of all pages import.
 pub const SHARED: Assets = Assets(&[
     Asset { path: "/web/elements.js", text: include_str!("page/elements.js") },
+    Asset { path: "/web/visible.js", text: include_str!("page/visible.js") },
     Asset { path: "/web/requests.js", text: include_str!("page/requests.js") },
 ]);
 

@@ -1,7 +1,7 @@
 // One prompt's responses by two versions, side by side and aligned token by token.
 
 import { get } from './api.js';
-import { h, integer, number } from './dom.js';
+import { h, integer, number, visible } from './dom.js';
 
 /** Cells of the table of common subsequences; longer pairs are shown unaligned. */
 const MOST_CELLS = 16_000_000;
@@ -82,7 +82,7 @@ export class Comparison {
     this.note = h('p', { class: 'muted', role: 'status' });
     this.element = h('div', {},
       h('h2', {}, `Prompt ${record.prompt_id} by two versions`),
-      h('p', { class: 'prompt', dir: 'auto' }, record.prompt),
+      h('p', { class: 'prompt', dir: 'auto' }, visible(record.prompt)),
       h('div', { class: 'tools' },
         h('label', { for: 'compare-first' }, 'Left'), this.first,
         h('label', { for: 'compare-second' }, 'Right'), this.second,
@@ -105,14 +105,14 @@ export class Comparison {
     if (a.tokens && b.tokens) {
       let [i, j] = [0, 0];
       for (const [isSame, n, m] of parts) {
-        const cell = (texts) => h('p', { class: isSame ? 'same' : 'differs', dir: 'auto' }, texts.join(''));
+        const cell = (texts) => h('p', { class: isSame ? 'same' : 'differs', dir: 'auto' }, visible(texts.join('')));
         cells.push(cell(a.tokens.response.slice(i, i + n)), cell(b.tokens.response.slice(j, j + m)));
         i += n;
         j += m;
       }
     } else {
       this.note.textContent += ' Not both were recorded token by token, so they stand side by side as they are.';
-      cells.push(...[a, b].map((record) => h('p', { class: 'differs', dir: 'auto' }, record.response)));
+      cells.push(...[a, b].map((record) => h('p', { class: 'differs', dir: 'auto' }, visible(record.response))));
     }
     this.table.replaceChildren(...cells);
   }

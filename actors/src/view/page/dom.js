@@ -1,6 +1,7 @@
 // Elements, and numbers as text.
 
 export { byId, h, svg } from '/web/elements.js';
+export { visible } from '/web/visible.js';
 
 /** A number for people: as many digits as say something. */
 export function number(value, digits = 4) {

@@ -3,7 +3,7 @@
 import { Refused, get, listen, post } from './api.js';
 import { Controls } from './controls.js';
 import { Curves } from './curves.js';
-import { byId, duration, h, integer, number } from './dom.js';
+import { byId, duration, h, integer, number, visible } from './dom.js';
 import { Pipeline } from './pipeline.js';
 import { Rollouts } from './rollouts.js';
 
@@ -20,9 +20,10 @@ let isLoggedOut = false;
 /** A word on the page that can be closed. One that says the same is not shown twice. */
 function tell(text, isProblem = false) {
   const banners = byId('banners');
-  if ([...banners.children].some((banner) => banner.firstChild.textContent === text)) return;
+  const shown = h('span', { dir: 'auto' }, visible(text));
+  if ([...banners.children].some((banner) => banner.firstChild.textContent === shown.textContent)) return;
   const banner = h('div', { class: isProblem ? 'banner problem' : 'banner', role: isProblem ? 'alert' : 'status' },
-    h('span', { dir: 'auto' }, text),
+    shown,
     h('button', { type: 'button', 'aria-label': 'Close', onclick: () => banner.remove() }, '×'));
   banners.append(banner);
   if (!isProblem) setTimeout(() => banner.remove(), 6000);
@@ -54,7 +55,7 @@ function showEvents() {
   const rows = known.events.toReversed().map((event) => h('li', { class: isBad(event) ? 'bad' : '' },
     h('time', { datetime: new Date(event.at_s * 1000).toISOString() }, new Date(event.at_s * 1000).toLocaleString()),
     h('span', { class: 'muted' }, `v${event.updates}`),
-    h('span', { dir: 'auto' }, sentence(event))));
+    h('span', { dir: 'auto' }, visible(sentence(event)))));
   byId('events').replaceChildren(h('h2', {}, 'Events'),
     rows.length ? h('ol', { class: 'event-list' }, rows) : h('p', { class: 'empty' }, 'Nothing has happened besides updates.'));
 }

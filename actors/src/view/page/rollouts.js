@@ -2,7 +2,7 @@
 
 import { get, post } from './api.js';
 import { Comparison } from './compare.js';
-import { byId, debounced, h, integer, number } from './dom.js';
+import { byId, debounced, h, integer, number, visible } from './dom.js';
 import { Tokens } from './tokens.js';
 
 const ROW_PX = 68;
@@ -176,7 +176,7 @@ export class Rollouts {
           h('span', {}, `${integer(row.n_tokens)} tokens`),
           h('span', { class: 'right' }, `v${row.version}`)),
         h('p', { class: 'row-text', dir: 'auto' },
-          h('span', { class: 'muted' }, row.prompt.slice(-40)), row.response.slice(0, 160)))
+          h('span', { class: 'muted' }, visible(row.prompt.slice(-40))), visible(row.response.slice(0, 160))))
       : h('div', attributes, h('p', { class: 'muted' }, '…'));
     element.style.transform = `translateY(${idx * ROW_PX}px)`;
     return element;

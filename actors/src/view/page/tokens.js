@@ -1,6 +1,6 @@
 // A rollout token by token, coloured by a number; each number says which model computed it.
 
-import { h, number } from './dom.js';
+import { h, number, visible } from './dom.js';
 
 /** Tokens in one block: blocks out of sight are not laid out. */
 const BLOCK = 250;
@@ -57,7 +57,7 @@ export class Tokens {
       this.#fill(prompt, record.prompt, pieces);
       this.select.value = '0';
     } else {
-      this.text.append(h('span', { class: 'masked' }, record.prompt), h('span', {}, record.response));
+      this.text.append(h('span', { class: 'masked' }, visible(record.prompt)), h('span', {}, visible(record.response)));
       this.select.disabled = true;
     }
     this.element = h('div', {},
@@ -73,14 +73,14 @@ export class Tokens {
 
   #fill(prompt, promptText, pieces) {
     // The prompt is not trained on.
-    this.text.append(h('span', { class: 'masked', title: 'the prompt: not trained on' }, promptText));
+    this.text.append(h('span', { class: 'masked', title: 'the prompt: not trained on' }, visible(promptText)));
     for (let from = 0; from < pieces.length; from += BLOCK) {
       const block = h('span', { class: 'block' });
       pieces.slice(from, from + BLOCK).forEach((piece, place) => {
         const span = document.createElement('span');
         span.className = 'token';
         span.dataset.idx = from + place;
-        span.textContent = piece;
+        span.append(...visible(piece, pieces[from + place - 1]));
         if (piece === '') span.dataset.mark = from + place === pieces.length - 1 && this.record.finish === 'end' ? '⏹' : '·';
         this.spans.push(span);
         block.append(span);
@@ -103,13 +103,13 @@ export class Tokens {
   }
 
   #tell(target) {
-    const idx = Number(target.dataset?.idx);
+    const idx = Number(target.closest('.token')?.dataset.idx);
     if (!Number.isInteger(idx)) return;
     this.marked = idx;
     const numbers = this.colourings.map(({ name, of }) => `${name} ${number(of[idx])}`);
     const piece = this.record.tokens.response[idx];
-    this.readout.textContent =
-      `Token ${idx + 1} (${JSON.stringify(piece)}, id ${this.record.response_tokens[idx]}, sampled by v${this.record.versions[idx]}): ${numbers.join(' · ')}`;
+    this.readout.replaceChildren(...visible(
+      `Token ${idx + 1} (${JSON.stringify(piece)}, id ${this.record.response_tokens[idx]}, sampled by v${this.record.versions[idx]}): ${numbers.join(' · ')}`));
   }
 
   #key(event) {

@@ -2,6 +2,7 @@
 // part of the page.
 
 const SVG = "http://www.w3.org/2000/svg";
+const MATHML = "http://www.w3.org/1998/Math/MathML";
 // What a browser keeps beside the attribute of that name, which only says how it begins.
 const LIVE = ["value", "checked", "selected"];
 
@@ -20,5 +21,7 @@ function filled(element, properties, children) {
 export const h = (name, properties, ...children) => filled(document.createElement(name), properties, children);
 
 export const svg = (name, properties, ...children) => filled(document.createElementNS(SVG, name), properties, children);
+
+export const mathml = (name, properties, ...children) => filled(document.createElementNS(MATHML, name), properties, children);
 
 export const byId = (id) => document.getElementById(id);

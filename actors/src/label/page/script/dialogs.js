@@ -1,6 +1,6 @@
 // What opens over the page: the keys, and what is not handed in yet.
 
-import { byId, fill, h } from "./dom.js";
+import { byId, fill, h, visible } from "./dom.js";
 import { KEYS } from "./keys.js";
 
 // Whether single keys do anything.
@@ -46,5 +46,5 @@ export function listUnfinished(list, takeUp) {
   };
   fill(dialog, head(dialog, "Unfinished"),
     h("ul", { class: "list" }, list.map(({ handle, begins, is_skipped: isSkipped }) =>
-      h("li", {}, h("button", { type: "button", dir: "auto", onclick: () => open(handle) }, isSkipped ? "Skipped: " : "", begins)))));
+      h("li", {}, h("button", { type: "button", dir: "auto", onclick: () => open(handle) }, isSkipped ? "Skipped: " : "", visible(begins))))));
 }

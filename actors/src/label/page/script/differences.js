@@ -1,6 +1,6 @@
 // How disagreements are listed.
 
-import { h } from "./dom.js";
+import { h, visible } from "./dom.js";
 import { inWords, number, percent, when } from "./words.js";
 
 // What a ranking says, all bad included.
@@ -11,9 +11,9 @@ const state = (settled) => (settled
   : h("p", { class: "state" }, "Not settled"));
 
 const one = ({ task, prompt, responses, opinions, merged, agreement, settled }) => h("article", { class: "disagreement" },
-  h("h3", { dir: "auto" }, h("a", { href: `/settle?task=${encodeURIComponent(task)}` }, prompt || "(empty)")),
+  h("h3", { dir: "auto" }, h("a", { href: `/settle?task=${encodeURIComponent(task)}` }, visible(prompt || "(empty)"))),
   state(settled),
-  h("ol", {}, responses.map((response) => h("li", { dir: "auto" }, response))),
+  h("ol", {}, responses.map((response) => h("li", { dir: "auto" }, visible(response)))),
   opinions.length > 0 && h("dl", { class: "opinions" },
     opinions.map(({ labeler, ranks }) => h("div", {}, h("dt", { dir: "auto" }, labeler), h("dd", {}, inWords(ranks)))),
     h("div", {}, h("dt", {}, "merged"), h("dd", {}, inWords(merged))),

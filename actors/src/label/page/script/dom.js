@@ -1,6 +1,7 @@
 // Elements, and what the pages of this folder make of them.
 
-export { byId, h } from "/web/elements.js";
+export { byId, h, mathml } from "/web/elements.js";
+export { mark, visible } from "/web/visible.js";
 
 export const letter = (index) => String.fromCharCode(65 + index);
 

@@ -1,7 +1,7 @@
 // One task: what was asked, what people said, which reward model read that, and what followed.
 
 import { ask } from "./api.js";
-import { byId, fill, h } from "./dom.js";
+import { byId, fill, h, visible } from "./dom.js";
 import { lines } from "./lines.js";
 import { ARMS, fixed, inWords, number, percent, when } from "./words.js";
 
@@ -16,8 +16,8 @@ function question({ task, arm }) {
   const { run, policy_version: version, versions, seed, reward_model: model } = task.origin;
   return h("section", { class: "panel" },
     h("h2", {}, "What was asked"),
-    turns.map(({ role, content }) => h("p", { class: "prompt-text", dir: "auto" }, role === "text" ? content : `${role}: ${content}`)),
-    h("ol", { class: "responses-list" }, (task.responses ?? []).map((response) => h("li", { dir: "auto" }, response))),
+    turns.map(({ role, content }) => h("p", { class: "prompt-text", dir: "auto" }, visible(role === "text" ? content : `${role}: ${content}`))),
+    h("ol", { class: "responses-list" }, (task.responses ?? []).map((response) => h("li", { dir: "auto" }, visible(response)))),
     facts([
       ["asked", arm === null ? null : ARMS[arm]],
       ["run", run],

@@ -1,7 +1,7 @@
 // People against reward models over a run's versions, and the newest labels.
 
 import { Refused, ask } from "./api.js";
-import { byId, fill, h } from "./dom.js";
+import { byId, fill, h, visible } from "./dom.js";
 import { lines } from "./lines.js";
 import { ARMS, fixed, number, percent, when } from "./words.js";
 
@@ -39,7 +39,7 @@ const one = (enough) => (series) => h("section", { class: "panel" },
 function labels({ labels: newest, n_labels: n }) {
   const heads = ["Prompt", "Labeler", "When", "Asked", "Policy", "Read by"];
   const row = (label) => h("tr", {},
-    h("th", { scope: "row", class: "prompt", dir: "auto" }, h("a", { href: `/effect?task=${encodeURIComponent(label.task)}` }, label.prompt || "(empty)")),
+    h("th", { scope: "row", class: "prompt", dir: "auto" }, h("a", { href: `/effect?task=${encodeURIComponent(label.task)}` }, visible(label.prompt || "(empty)"))),
     h("td", { dir: "auto" }, label.labeler),
     h("td", {}, when(label.time)),
     h("td", {}, ARMS[label.arm] ?? "–"),
