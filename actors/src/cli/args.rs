@@ -64,8 +64,8 @@ pub enum Command {
             SFT model throughout. `iterate.n_rounds` says how many; the recipe's `sft` stage, or `ppo.sft`, gives the model \
             to start from.\n\n\
             A round is a run directory of its own, OUT/round-1 and so on, with a recipe of its own: `collimate view`, \
-            `report` and `replay` take it, and `collimate view OUT` shows all of them. The same command continues where an earlier attempt left off, also with a larger \
-            `iterate.n_rounds`.",
+            `report` and `replay` take it, and `collimate view OUT` shows all of them. The same command continues where an \
+            earlier attempt left off, also with a larger `iterate.n_rounds`.",
         after_long_help = "Examples:\n  \
             collimate iterate examples/iterate.toml\n  \
             collimate iterate recipe.toml --set iterate.n_rounds=5\n  \
@@ -81,8 +81,8 @@ pub enum Command {
     #[command(
         long_about = "Serves a page with the run's curves, its pipeline, its rollouts, and what was answered before PPO and \
             after it, and prints the link that opens it. A run that goes on in another process is followed; of the rounds \
-            of `collimate iterate` the newest in which PPO has begun, and the others are a choice away. To command a run (pause, checkpoint, change settings), \
-            start it with --serve and open the link that it prints.",
+            of `collimate iterate` the newest in which PPO has begun, and the others by choice. To command a run (pause, \
+            checkpoint, change settings), start it with --serve and open the link that it prints.",
         after_long_help = "Examples:\n  collimate view runs/mine\n  collimate view runs/mine --addr 8080"
     )]
     View(ViewArgs),
