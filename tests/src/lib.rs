@@ -13,11 +13,13 @@
 //! - [`command_line`]: a folder in which the binary can be run.
 //! - [`shown`]: a run directory that is made up, and its page.
 //! - [`watching`]: a program that looks at a run's page.
+//! - [`cable`]: the way from a browser to a server, which can be cut.
 //! - [`labeling`]: `collimate label` as a process, and people who use it.
 //! - [`browser`]: a real browser, where there is one.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
 pub mod browser;
+pub mod cable;
 pub mod cases;
 pub mod command_line;
 pub mod counting;

@@ -2,18 +2,20 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use collimate::label::store::Store;
 use collimate::observe::ppo_recorder::UpdateRecord;
 use collimate::rundir::{RunDir, Stage, StageDir};
+use collimate::view::Live;
+use collimate::view::directory::Follower;
 use collimate::view::live::Watched;
 use collimate::view::server::Door;
-use collimate::view::{Live, directory};
 use collimate_protocol::messages::{RoleState, RoleStatus, RunStatus};
 use collimate_protocol::records::{
-    QueueDepth, RolloutRecord, Spread, TokenDetail, TrainMetrics, UpdateMetrics, WorkSums,
+    EvaluatedPolicy, EvaluationRecord, QueueDepth, RolloutRecord, Spread, TokenDetail, TrainMetrics, UpdateMetrics,
+    WorkSums,
 };
 use collimate_protocol::{DropReason, FinishReason, PolicyVersion, PromptId, Role, RoleId, TicketCounts};
 use serde::Serialize;
@@ -39,17 +41,40 @@ impl ShownRun {
     /// A run with these updates and rollouts.
     pub fn new(updates: &[UpdateRecord], rollouts: &[RolloutRecord]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
+        begin(&dir.path().join(NAME), updates, rollouts);
+        Self::serve(dir)
+    }
+
+    /// A run of `collimate iterate` with rounds of these updates and rollouts.
+    pub fn of_rounds(rounds: &[(Vec<UpdateRecord>, Vec<RolloutRecord>)]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let home = RunDir::open(&dir.path().join(NAME), &toml::Table::new()).expect("an empty folder");
+        for (idx, (updates, rollouts)) in rounds.iter().enumerate() {
+            begin(&home.round(idx + 1), updates, rollouts);
+        }
+        Self::serve(dir)
+    }
+
+    fn serve(dir: tempfile::TempDir) -> Self {
         let root = dir.path().join(NAME);
-        let run = RunDir::open(&root, &toml::Table::new()).expect("an empty folder");
-        let ppo = run.begin(Stage::Ppo).expect("a new stage");
-        append(ppo.metrics(), updates);
-        append(ppo.rollouts(), rollouts);
         let watched = Arc::new(Watched::of(&root));
-        directory::load(&ppo, &watched.hub);
+        Follower::start(RunDir::existing(&root).expect("a run"), &watched);
         let door = Door::open("0").expect("a free port");
         let labels = Store::open(&dir.path().join("labels.db")).expect("a new file");
         let link = door.serve(watched.clone(), Some(labels)).expect("a thread");
         Self { dir, live: Live::to(watched), viewer: Viewer::of(&link), link }
+    }
+
+    /// The next round begins, before its first update.
+    pub fn begin_round(&self, round: usize) {
+        let root = self.dir.path().join(NAME).join(format!("round-{round}"));
+        let run = RunDir::open(&root, &toml::Table::new()).expect("an empty folder");
+        self.live.round_began(&run);
+    }
+
+    /// What the policies have answered to the held-out prompts.
+    pub fn evaluate(&self, answers: &[EvaluationRecord]) {
+        append(self.ppo().evaluation(), answers);
     }
 
     /// The project in which people are asked about its rollouts.
@@ -68,6 +93,13 @@ impl ShownRun {
         append(self.ppo().metrics(), std::slice::from_ref(update));
         self.live.updated(update);
     }
+}
+
+fn begin(root: &Path, updates: &[UpdateRecord], rollouts: &[RolloutRecord]) {
+    let run = RunDir::open(root, &toml::Table::new()).expect("an empty folder");
+    let ppo = run.begin(Stage::Ppo).expect("a new stage");
+    append(ppo.metrics(), updates);
+    append(ppo.rollouts(), rollouts);
 }
 
 fn append<T: Serialize>(path: PathBuf, records: &[T]) {
@@ -172,6 +204,20 @@ pub fn status(version: u64) -> RunStatus {
             role(Role::Learner, 0, 0.91),
             role(Role::Recorder, 0, 0.02),
         ],
+    }
+}
+
+/// An answer to a held-out prompt.
+pub fn answer(policy: EvaluatedPolicy, prompt: &str, response: &str, score: f32) -> EvaluationRecord {
+    EvaluationRecord {
+        policy,
+        prompt: prompt.into(),
+        response: response.into(),
+        n_tokens: response.len(),
+        finish: FinishReason::End,
+        score,
+        gold: Some(score / 2.0),
+        kl: 0.5,
     }
 }
 

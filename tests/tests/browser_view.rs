@@ -1,9 +1,11 @@
 //! A run's page in a real browser: it follows a run and commands it, stays fluid, keeps still while one reads, and takes
 //! what a model wrote for text. Skipped, with a word, where there is no Chromium.
 
+use collimate_protocol::records::EvaluatedPolicy;
 use collimate_tests::browser::{self, Browser, Look};
+use collimate_tests::cable::Cable;
 use collimate_tests::command_line::Home;
-use collimate_tests::shown::{ShownRun, lifelike_update, rollout, status, update};
+use collimate_tests::shown::{ShownRun, answer, lifelike_update, rollout, status, update};
 use collimate_tests::watching::Served;
 use serde_json::{Value, json};
 
@@ -183,6 +185,138 @@ async fn a_hundred_thousand_tokens_are_read_by_scrolling() {
     browser.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_connection_breaks_comes_again_by_itself_and_hears_what_it_missed() {
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
+    let run = ShownRun::new(&[update(1, 0.5)], &[]);
+    run.live.stage_began(collimate::rundir::Stage::Ppo);
+    run.live.show_status(&status(1));
+    let cable = Cable::to(&run.viewer.base);
+    browser.go(&format!("{}/#token={}", cable.base(), run.viewer.token)).await;
+    let is_at = |version: u64| {
+        format!("return {STATE} === 'running' && Number(document.querySelector('#progress').value) === {version}")
+    };
+    browser.until(&is_at(1)).await;
+    cable.cut();
+    browser.until(&format!("return {STATE} === 'not connected'")).await;
+    run.push(&update(2, 0.5), &[]);
+    cable.mend();
+    browser.until(&is_at(2)).await;
+    run.push(&update(3, 0.5), &[]);
+    browser.until(&is_at(3)).await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_is_chosen_in_the_head_and_stays_while_the_next_begins() {
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
+    let run = ShownRun::of_rounds(&[
+        ((1..=3).map(|version| update(version, 0.5)).collect(), vec![rollout(0, 1, "of the first round")]),
+        (vec![update(1, 0.75)], vec![rollout(0, 1, "of the second round")]),
+    ]);
+    let chosen = "document.querySelector('#round').selectedOptions[0]?.textContent";
+    let choose = |value: &str| {
+        format!("const s = document.querySelector('#round'); s.value = '{value}'; s.dispatchEvent(new Event('change'))")
+    };
+    let first_row =
+        |text: &str| format!("return document.querySelector('.row')?.innerText.includes('{text}') === true");
+    browser.go(&run.link).await;
+    browser.until(&format!("return {chosen} === '2'")).await;
+    browser.run("location.hash = '#rollouts'").await;
+    browser.until(&first_row("of the second round")).await;
+    browser.run(&choose("1")).await;
+    browser.until(&first_row("of the first round")).await;
+    browser.click(".row").await;
+    browser.until("return document.querySelectorAll('.token').length > 0").await;
+    run.begin_round(3);
+    browser.until("return document.querySelectorAll('#round option').length === 3").await;
+    assert_eq!(browser.run(&format!("return {chosen}")).await, "1");
+    assert_eq!(browser.run("return document.querySelectorAll('.token').length > 0").await, true, "it was shown anew");
+    browser.run(&choose("2")).await;
+    browser.until(&first_row("of the second round")).await;
+    assert_eq!(browser.run("return document.querySelectorAll('.token').length").await, 0, "of another round");
+    browser.run(&choose("")).await;
+    browser.until(&format!("return {chosen} === '3 (before PPO)'")).await;
+    browser.until("return document.querySelector('.count').textContent === '0 rollouts'").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_before_and_after_is_read_side_by_side() {
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
+    let run = ShownRun::new(&[update(1, 0.5)], &[]);
+    let prompt = |n: usize| format!("prompt number {n} of the held-out ones");
+    let before: Vec<_> = (1..=250).map(|n| answer(EvaluatedPolicy::Before, &prompt(n), "as it was", 0.0)).collect();
+    run.evaluate(&before);
+    browser.go(&run.link).await;
+    browser.until("return document.querySelector('nav a[aria-current]') !== null").await;
+    browser.run("location.hash = '#evaluation'").await;
+    let count = "document.querySelector('#evaluation .count').textContent";
+    browser.until(&format!("return {count}.includes('none is answered by the trained policy yet')")).await;
+    let text = |n: usize| if n == 7 { HOSTILE.to_owned() } else { format!("better by {n}") };
+    let after: Vec<_> = (1..=250).map(|n| answer(EvaluatedPolicy::After, &prompt(n), &text(n), n as f32)).collect();
+    run.evaluate(&after);
+    browser.run("location.hash = '#curves'").await;
+    browser.until("return document.querySelector('#evaluation').hidden").await;
+    browser.run("location.hash = '#evaluation'").await;
+    browser.until(&format!("return {count} === '250 held-out prompts'")).await;
+
+    let rows = "[...document.querySelectorAll('#evaluation .row')]";
+    browser.run("document.querySelector('#evaluation .list').scrollTop = 68 * 249").await;
+    browser.until(&format!("return {rows}.at(-1).innerText.includes('prompt 250')")).await;
+    let sort =
+        "const s = document.querySelector('#evaluation-sort'); s.value = '1'; s.dispatchEvent(new Event('change'))";
+    browser.run(sort).await;
+    browser.until(&format!("return {rows}[0].innerText.includes('0 → 250')")).await;
+    browser.find("#evaluation-search").await.send_keys("<script>").await.unwrap();
+    browser.until(&format!("return {count} === '1 held-out prompt'")).await;
+    browser.click("#evaluation .row").await;
+    browser.until("return document.querySelectorAll('#evaluation .differs').length === 2").await;
+    let read = "return [...document.querySelectorAll('#evaluation .differs')].map((text) => text.textContent)";
+    assert_eq!(browser.run(read).await, json!(["as it was", HOSTILE]));
+    let heads =
+        "return [...document.querySelectorAll('#evaluation h3')].map((head) => head.textContent.split(', ')[0])";
+    assert_eq!(browser.run(heads).await, json!(["Before: score 0", "After: score 7"]));
+    let foreign = "return [window.hit ?? null, document.querySelectorAll('main script, main img').length]";
+    assert_eq!(browser.run(foreign).await, json!([null, 0]));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_of_many_rollouts_of_a_prompt_is_compared_with_the_first_and_one_without_detail_says_so() {
+    if !browser::is_there() {
+        return;
+    }
+    let browser = Browser::open(Look::WIDE).await;
+    let mut rollouts: Vec<_> = (0..700).map(|version| rollout(version, 1, &format!("answer {version}"))).collect();
+    let mut plain = rollout(700, 2, "without detail");
+    plain.tokens = None;
+    rollouts.push(plain);
+    let run = ShownRun::new(&[update(1, 0.5)], &rollouts);
+    browser.go(&run.link).await;
+    browser.until("return document.querySelector('nav a[aria-current]') !== null").await;
+    browser.run("location.hash = '#rollouts'").await;
+    browser.until("return document.querySelectorAll('.row strong').length > 3").await;
+    browser.click(".row").await;
+    browser.until("return document.querySelector('.detail').innerText.includes('tokenizer')").await;
+    assert_eq!(browser.run("return document.querySelectorAll('.token').length").await, 0);
+    browser.click(".row:nth-child(2)").await;
+    browser.until("return document.querySelectorAll('.token').length > 0").await;
+    browser.run("[...document.querySelectorAll('.detail button')].find((button) => button.textContent.startsWith('Compare')).click()").await;
+    let compared = "[...document.querySelectorAll('.aligned h3')].map((head) => head.textContent.split(':')[0]).join()";
+    browser.until(&format!("return {compared} === 'v0,v699'")).await;
+    browser.close().await;
+}
+
 /// A run of which there is something of everything.
 fn lifelike() -> ShownRun {
     let updates: Vec<_> = (1..=240).map(lifelike_update).collect();
@@ -210,6 +344,12 @@ fn lifelike() -> ShownRun {
         })
         .collect();
     std::fs::write(run.ppo().abandoned_metrics(), abandoned).unwrap();
+    for policy in [EvaluatedPolicy::Before, EvaluatedPolicy::After] {
+        let answers: Vec<_> = (0..40)
+            .map(|n| answer(policy, "It was a truth, universally acknowledged, that ", texts[n % 4], n as f32 / 8.0))
+            .collect();
+        run.evaluate(&answers);
+    }
     run.live.load(&run.ppo());
     run.live.stage_began(collimate::rundir::Stage::Ppo);
     run.live.show_status(&status(240));
@@ -222,7 +362,7 @@ async fn problems_of_every_view(run: &ShownRun, look: Look) -> Vec<String> {
     let name = |view: &str| format!("view-{view}-{}-{}", look.size.0, if look.is_dark { "dark" } else { "light" });
     let mut found = Vec::new();
     browser.go(&format!("{}/", run.viewer.base)).await;
-    for view in ["login", "curves", "pipeline", "rollouts", "compare", "settings", "replace", "events"] {
+    for view in ["login", "curves", "pipeline", "rollouts", "compare", "evaluation", "settings", "replace", "events"] {
         match view {
             "login" => browser.until("return !document.querySelector('#login').hidden").await,
             "curves" => {
@@ -251,6 +391,11 @@ async fn problems_of_every_view(run: &ShownRun, look: Look) -> Vec<String> {
         }
         if view == "pipeline" {
             browser.until("return document.querySelectorAll('.role').length === 8").await;
+        }
+        if view == "evaluation" {
+            browser.until("return document.querySelectorAll('#evaluation .row strong').length > 3").await;
+            browser.run("document.querySelectorAll('#evaluation .row')[2].click()").await;
+            browser.until("return document.querySelectorAll('#evaluation .differs').length === 2").await;
         }
         if view == "rollouts" {
             browser.until("return document.querySelectorAll('.row strong').length > 3").await;

@@ -191,8 +191,14 @@ fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_rou
         let url = address.unwrap_or_else(|| panic!("round {round}: no page"));
         // While people rank, whoever watches the run sees this round, in which no update is done yet.
         let shown = viewer.get("/api/run");
-        assert_eq!((&shown["name"], &shown["stage"]), (&json!(format!("round-{round}")), &json!("collect")), "{shown}");
+        assert_eq!((&shown["round"], &shown["stage"]), (&json!(round), &json!("collect")), "{shown}");
         assert_eq!((&shown["last"], &shown["is_live"]), (&Value::Null, &json!(true)), "{shown}");
+        if round == 2 {
+            let first = viewer.get("/api/rounds/1/run");
+            assert_eq!((&first["last"][0], &first["is_live"]), (&json!(3.0), &json!(false)), "{first}");
+            assert_eq!(viewer.get("/api/rounds/1/evaluation")["has_after"], true);
+            assert!(viewer.get("/api/rounds/1/rollouts")["total"].as_u64().unwrap() > 0);
+        }
         for line in told.by_ref() {
             if let Some((_, token)) = line.split_once("/login#") {
                 tokens.push(token.to_owned());

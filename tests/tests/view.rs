@@ -2,25 +2,34 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use collimate::label::store::{Store, places, tasks};
+use collimate::rundir::RunDir;
 use collimate::rundir::event_log::LoggedEvent;
+use collimate::view::directory::Follower;
+use collimate::view::live::Watched;
+use collimate::view::server::Door;
 use collimate::web::Token;
 use collimate_protocol::messages::RunEvent;
-use collimate_protocol::records::Arm;
+use collimate_protocol::records::{Arm, EvaluatedPolicy};
 use collimate_protocol::{PolicyVersion, Role, RoleId};
 use collimate_tests::command_line::Home;
-use collimate_tests::shown::{ShownRun, rollout, update};
+use collimate_tests::shown::{ShownRun, answer, rollout, update};
 use collimate_tests::watching::{Served, Viewer};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-const GUARDED: [(Method, &str); 9] = [
+const GUARDED: [(Method, &str); 13] = [
     (Method::GET, "/api/run"),
     (Method::GET, "/api/curves?columns=batch/score&n_buckets=10"),
     (Method::GET, "/api/rollouts"),
     (Method::GET, "/api/rollouts/1"),
+    (Method::GET, "/api/evaluation"),
+    (Method::GET, "/api/evaluation/1"),
+    (Method::GET, "/api/rounds/1/run"),
     (Method::GET, "/api/events"),
+    (Method::POST, "/api/rounds/1/rollouts/1/label"),
     (Method::POST, "/api/rollouts/1/label"),
     (Method::POST, "/api/control/pause"),
     (Method::POST, "/api/settings"),
@@ -171,6 +180,72 @@ fn rollouts_come_in_pages_with_their_tokens_and_what_is_hostile_stays_text() {
     let pieces: String =
         answer.body["tokens"]["response"].as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
     assert_eq!(pieces, hostile);
+}
+
+#[test]
+fn each_round_is_there_by_its_number_and_the_newest_is_followed() {
+    let round = |n: u64, text: &str| {
+        let updates = (1..=n).map(|version| update(version, n as f64)).collect();
+        (updates, vec![rollout(0, n, text), rollout(1, n, "another")])
+    };
+    let page = ShownRun::of_rounds(&[round(3, "of the first"), round(2, "of the second")]);
+    let viewer = &page.viewer;
+    let (run, first) = (viewer.get("/api/run"), viewer.get("/api/rounds/1/run"));
+    assert_eq!((&run["name"], &run["round"], &run["last"][0]), (&json!("instructgpt"), &json!(2), &json!(2.0)));
+    assert_eq!(run["rounds"], json!([{ "round": 1, "has_ppo": true }, { "round": 2, "has_ppo": true }]));
+    assert_eq!((&first["round"], &first["followed"], &first["last"][0]), (&json!(1), &json!(2), &json!(3.0)));
+    assert_eq!((&first["is_commandable"], &first["id"]), (&json!(false), &run["id"]), "messages are of the other");
+    let curve = |prefix: &str| {
+        let curves = viewer.get(&format!("{prefix}/curves?columns=batch/score&n_buckets=10"));
+        curves["batch/score"]["raw"]["y"].clone()
+    };
+    assert_eq!((curve("/api/rounds/1"), curve("/api")), (json!([3.0, 3.0, 3.0]), json!([2.0, 2.0])));
+    let text = |path: &str| viewer.get(path)["response"].clone();
+    assert_eq!(text("/api/rounds/1/rollouts/1"), "of the first");
+    assert_eq!(text("/api/rollouts/1"), "of the second");
+    assert_eq!(viewer.get("/api/rounds/1/rollouts?search=second")["total"], 0);
+    let asked = viewer.post("/api/rounds/1/rollouts/1/label", &json!({}));
+    assert_eq!((asked.status, &asked.body["n_responses"]), (200, &json!(2)), "{}", asked.body);
+
+    page.begin_round(3);
+    let run = viewer.get("/api/run");
+    assert_eq!((&run["round"], &run["last"], &run["followed"]), (&json!(3), &Value::Null, &json!(3)));
+    assert_eq!(run["rounds"][2], json!({ "round": 3, "has_ppo": false }));
+    assert_eq!((curve("/api/rounds/2"), curve("/api/rounds/1")), (json!([2.0, 2.0]), json!([3.0, 3.0, 3.0])));
+    let bearer = format!("Bearer {}", viewer.token);
+    for round in ["0", "4", "x", "..", "%2e%2e", "..%2Fround-1", "round-1", "1%2F..%2F1", "%ff", "-1"] {
+        for rest in ["run", "rollouts", "rollouts/1", "evaluation"] {
+            let path = format!("/api/rounds/{round}/{rest}");
+            let answer = viewer.ask(Method::GET, &path, &[("authorization", &bearer)], "");
+            assert_eq!(answer.status, 404, "{path}: {}", answer.body);
+        }
+    }
+}
+
+#[test]
+fn what_was_answered_before_and_after_comes_prompt_by_prompt() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    assert_eq!(page.viewer.get("/api/evaluation"), json!({ "total": 0, "has_after": false, "rows": [] }));
+    page.evaluate(&[
+        answer(EvaluatedPolicy::Before, "It was", "grey", 1.0),
+        answer(EvaluatedPolicy::Before, "He said", "<b>no</b>", 2.0),
+    ]);
+    let first = page.viewer.get("/api/evaluation?ascending=true");
+    assert_eq!((&first["has_after"], &first["rows"][0]["after"]), (&json!(false), &Value::Null));
+    page.evaluate(&[
+        answer(EvaluatedPolicy::After, "It was", "a joy", 4.0),
+        answer(EvaluatedPolicy::After, "He said", "yes", 2.5),
+    ]);
+    let best = page.viewer.get("/api/evaluation?sort=gain&limit=1");
+    assert_eq!((&best["total"], &best["rows"][0]["id"]), (&json!(2), &json!(1)));
+    assert_eq!(best["rows"][0]["after"], json!({ "score": 4.0, "gold": 2.0 }));
+    assert_eq!(page.viewer.get("/api/evaluation?search=%3CB%3E")["rows"][0]["id"], 2);
+    let pair = page.viewer.get("/api/evaluation/2");
+    assert_eq!((&pair["before"]["response"], &pair["after"]["response"]), (&json!("<b>no</b>"), &json!("yes")));
+    let bearer = format!("Bearer {}", page.viewer.token);
+    for (path, status) in [("/api/evaluation/3", 404), ("/api/evaluation/0", 404), ("/api/evaluation?sort=x", 400)] {
+        assert_eq!(page.viewer.ask(Method::GET, path, &[("authorization", &bearer)], "").status, status, "{path}");
+    }
 }
 
 #[test]
@@ -333,6 +408,25 @@ fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_i
     std::fs::remove_dir_all(home.path("other")).unwrap();
     let error = home.fail(&["replay", "r"]);
     assert!(error.contains("other/reward/model"), "{error}");
+}
+
+#[test]
+fn tokens_that_were_recorded_without_their_text_get_it_from_the_runs_own_tokenizer() {
+    let home = home();
+    home.succeed(&ppo(&["ppo.n_updates=2", "ppo.n_rollouts_in_detail=0"]));
+    let root = home.path("r");
+    let watched = Arc::new(Watched::of(&root));
+    Follower::start(RunDir::existing(&root).unwrap(), &watched);
+    let viewer = Viewer::of(&Door::open("0").unwrap().serve(watched, None).unwrap());
+    let total = viewer.get("/api/rollouts?limit=0")["total"].as_u64().unwrap();
+    assert!(total > 0);
+    for id in 1..=total {
+        let record = viewer.get(&format!("/api/rollouts/{id}"));
+        let texts: Vec<&str> = record["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+        assert!(record["tokens"].is_null(), "{record}");
+        assert_eq!(texts.len(), record["logprobs"].as_array().unwrap().len(), "{record}");
+        assert_eq!(texts.concat(), record["response"].as_str().unwrap());
+    }
 }
 
 /// Nothing of a reward, of a token or of an evaluation is thrown away.

@@ -64,13 +64,13 @@ pub enum Command {
             SFT model throughout. `iterate.n_rounds` says how many; the recipe's `sft` stage, or `ppo.sft`, gives the model \
             to start from.\n\n\
             A round is a run directory of its own, OUT/round-1 and so on, with a recipe of its own: `collimate view`, \
-            `report` and `replay` take it. The same command continues where an earlier attempt left off, also with a larger \
-            `iterate.n_rounds`.",
+            `report` and `replay` take it, and `collimate view OUT` shows all of them. The same command continues where an \
+            earlier attempt left off, also with a larger `iterate.n_rounds`.",
         after_long_help = "Examples:\n  \
             collimate iterate examples/iterate.toml\n  \
             collimate iterate recipe.toml --set iterate.n_rounds=5\n  \
             collimate iterate recipe.toml --set collect.source=page --set 'collect.page.label.labelers=[\"anna\"]'\n  \
-            collimate view runs/iterate/round-2\n  \
+            collimate view runs/iterate\n  \
             collimate config iterate"
     )]
     Iterate(RunArgs),
@@ -79,9 +79,10 @@ pub enum Command {
     Status(StatusArgs),
     /// Show a run in a browser: curves, pipeline, rollouts token by token. Follows it while it goes on.
     #[command(
-        long_about = "Serves a page with the run's curves, its pipeline and its rollouts, and prints the link that opens it. \
-            A run that goes on in another process is followed. To command a run (pause, checkpoint, change settings), \
-            start it with --serve and open the link that it prints.",
+        long_about = "Serves a page with the run's curves, its pipeline, its rollouts, and what was answered before PPO and \
+            after it, and prints the link that opens it. A run that goes on in another process is followed; of the rounds \
+            of `collimate iterate` the newest in which PPO has begun, and the others by choice. To command a run (pause, \
+            checkpoint, change settings), start it with --serve and open the link that it prints.",
         after_long_help = "Examples:\n  collimate view runs/mine\n  collimate view runs/mine --addr 8080"
     )]
     View(ViewArgs),
@@ -278,7 +279,7 @@ pub struct RunArgs {
 /// What `view` takes.
 #[derive(Debug, Args)]
 pub struct ViewArgs {
-    /// The run directory.
+    /// The run directory, or that of `collimate iterate`.
     #[arg(value_name = "RUN_DIR")]
     pub dir: PathBuf,
     /// A port of the loopback interface, or ADDRESS:PORT; 0 is any free port.

@@ -25,8 +25,8 @@
 //! - [`layout`]: opening a directory, and where everything lies.
 //! - [`stage_marker`]: the file `complete.json`.
 //! - [`jsonl`]: files of one JSON object a line.
-//! - [`samples`]: the file `rollouts.jsonl`; [`pieces`]: the text of each token. [`rollout_index`] and
-//!   [`rollout_query`]: the file beside it.
+//! - [`samples`]: the file `rollouts.jsonl`; [`watched_prompts`]: which rollouts are in it; [`pieces`]: the text of each
+//!   token. [`rollout_index`] and [`rollout_query`]: the file beside it.
 //! - [`branches`]: the file `metrics.abandoned.jsonl`. [`event_log`]: the file `events.jsonl`.
 //! - [`status`]: the file `status.json`.
 //! - [`summary`]: the file `summary.json`, made from the markers.
@@ -47,6 +47,7 @@ pub mod samples;
 pub mod stage_marker;
 pub mod status;
 pub mod summary;
+pub mod watched_prompts;
 #[cfg(test)]
 mod testing;
 

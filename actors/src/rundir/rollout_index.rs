@@ -20,7 +20,7 @@ const FORMAT: i32 = 1;
 /// How long one process waits for another that is writing.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Characters of prompt and response that a list shows.
-const N_HEAD: usize = 200;
+pub(crate) const N_HEAD: usize = 200;
 /// Characters of prompt and response that are searched.
 const N_SEARCHED: usize = 20_000;
 /// Bytes of the file that one transaction takes in: readers see the index grow, and memory stays bounded.
@@ -335,11 +335,11 @@ fn take_in(tx: &Transaction<'_>, mut log: File, from: u64, log_path: &Path, path
     Ok(end - from)
 }
 
-fn first_characters(text: &str, n: usize) -> &str {
+pub(crate) fn first_characters(text: &str, n: usize) -> &str {
     text.char_indices().nth(n).map_or(text, |(end, _)| &text[..end])
 }
 
-fn last_characters(text: &str, n: usize) -> &str {
+pub(crate) fn last_characters(text: &str, n: usize) -> &str {
     text.char_indices().rev().nth(n - 1).map_or(text, |(start, _)| &text[start..])
 }
 

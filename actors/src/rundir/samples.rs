@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use collimate_protocol::records::{RolloutRecord, TokenDetail};
 use collimate_protocol::roles::Detokenizer;
-use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, RoleError};
+use collimate_protocol::{Experience, ExperienceBatch, PolicyVersion, PromptId, RoleError};
 use serde::Deserialize;
 
 use super::pieces::pieces;
+use super::watched_prompts::WatchedPrompts;
 use super::{JsonlWriter, RolloutIndex, RunDirError};
 
 /// How many rollouts of an update are recorded.
@@ -22,14 +23,14 @@ pub struct Recorded {
     pub n_in_detail: usize,
 }
 
-/// Writes the first rollouts of each batch, and keeps the index beside them. Batches are in order of ticket, which no
-/// score and no length decides, so the first ones are a fair sample.
+/// Writes some rollouts of each batch, and keeps the index beside them. Batches are in order of ticket.
 pub struct RolloutWriter {
     file: JsonlWriter<RolloutRecord>,
     /// `None` once it could not be written: it can be made again from the file, by whoever needs it.
     index: Option<RolloutIndex>,
     detokenizer: Arc<dyn Detokenizer>,
     recorded: Recorded,
+    watched: WatchedPrompts,
 }
 
 impl RolloutWriter {
@@ -42,25 +43,35 @@ impl RolloutWriter {
     ) -> Result<Self, RunDirError> {
         let file =
             File::options().create(true).truncate(false).write(true).open(path).map_err(RunDirError::io(path))?;
-        file.set_len(end_of_earlier(path, version)?).map_err(RunDirError::io(path))?;
+        let (end, watched) = earlier(path, version)?;
+        file.set_len(end).map_err(RunDirError::io(path))?;
         let index = RolloutIndex::open(path).and_then(|mut index| index.catch_up().map(|_| index)).ok();
-        Ok(Self { file: JsonlWriter::append(path)?, index, detokenizer, recorded })
+        Ok(Self { file: JsonlWriter::append(path)?, index, detokenizer, recorded, watched })
     }
 
     /// Adds the update that trained on this batch. `gold` has a score for each of its rollouts, or none at all.
     pub fn write(&mut self, batch: &ExperienceBatch, gold: Option<&[f32]>) -> Result<(), RoleError> {
-        let sampled = batch.experiences.iter().enumerate().take(self.recorded.n_rollouts);
-        let records = sampled
-            .map(|(idx, experience)| {
+        let prompts: Vec<PromptId> =
+            batch.experiences.iter().map(|experience| experience.scored.rollout.prompt.ticket.prompt_id).collect();
+        let chosen = self.watched.choose(&prompts, self.recorded.n_rollouts);
+        // Of each, whether it is recorded token by token.
+        let mut chosen: Vec<(usize, bool)> =
+            chosen.into_iter().enumerate().map(|(rank, idx)| (idx, rank < self.recorded.n_in_detail)).collect();
+        chosen.sort_unstable();
+        let records = chosen
+            .into_iter()
+            .map(|(idx, is_in_detail)| {
+                let experience = &batch.experiences[idx];
                 let gold = gold.and_then(|gold| gold.get(idx).copied());
                 let mut record = record_of(batch, experience, gold, &*self.detokenizer)?;
-                if idx < self.recorded.n_in_detail {
+                if is_in_detail {
                     record.tokens = Some(detail_of(batch, experience, &*self.detokenizer)?);
                 }
                 Ok(record)
             })
             .collect::<Result<Vec<_>, RoleError>>()?;
         self.file.write_all(&records)?;
+        records.iter().for_each(|record| self.watched.see(record.prompt_id));
         if let Some(index) = &mut self.index
             && index.catch_up().is_err()
         {
@@ -70,12 +81,15 @@ impl RolloutWriter {
     }
 }
 
-/// Where the lines of updates before `version` end. Versions only rise, so all of them come first.
-fn end_of_earlier(path: &Path, version: PolicyVersion) -> Result<u64, RunDirError> {
+/// Where the lines of updates before `version` end, and the prompts that they watch. Versions only rise, so all of them
+/// come first.
+fn earlier(path: &Path, version: PolicyVersion) -> Result<(u64, WatchedPrompts), RunDirError> {
     #[derive(Deserialize)]
     struct Trained {
         version: PolicyVersion,
+        prompt_id: PromptId,
     }
+    let mut watched = WatchedPrompts::default();
     let mut file = BufReader::new(File::open(path).map_err(RunDirError::io(path))?);
     let (mut end, mut line) = (0, String::new());
     for number in 1.. {
@@ -91,8 +105,9 @@ fn end_of_earlier(path: &Path, version: PolicyVersion) -> Result<u64, RunDirErro
             break;
         }
         end += n_bytes as u64;
+        watched.see(trained.prompt_id);
     }
-    Ok(end)
+    Ok((end, watched))
 }
 
 /// A rollout as a line, without its tokens.
@@ -196,7 +211,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_first_rollouts_of_an_update_are_written_as_text_and_fewer_token_by_token() {
+    fn some_rollouts_of_an_update_are_written_as_text_and_fewer_token_by_token() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rollouts.jsonl");
         let batch = batch(4, vec![experience(7, 0.5), experience(8, 1.0), experience(9, 2.0)]);
@@ -232,11 +247,37 @@ pub(crate) mod tests {
         assert_eq!(ids, [(0, 0), (1, 1), (2, 12)]);
     }
 
+    /// Batches of four prompts in which the first eight come again and again, in other places, among new ones.
+    #[test]
+    fn a_prompt_is_recorded_again_also_by_a_run_that_went_on_and_what_is_in_detail_is_of_watched_prompts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let batch_of = |version: u64| {
+            let prompts = [100 + version, version * 3 % 8, 200 + version, version * 5 % 8];
+            batch(version, prompts.map(|prompt| experience(prompt, 0.0)).to_vec())
+        };
+        let mut straight = writer(&path("straight.jsonl"), 0, 2, 1);
+        (0..20).for_each(|version| straight.write(&batch_of(version), None).unwrap());
+        let mut first = writer(&path("again.jsonl"), 0, 2, 1);
+        (0..9).for_each(|version| first.write(&batch_of(version), None).unwrap());
+        drop(first);
+        let mut again = writer(&path("again.jsonl"), 6, 2, 1);
+        (6..20).for_each(|version| again.write(&batch_of(version), None).unwrap());
+        assert_eq!(std::fs::read(path("again.jsonl")).unwrap(), std::fs::read(path("straight.jsonl")).unwrap());
+
+        let records: Vec<RolloutRecord> = read_jsonl(&path("straight.jsonl")).unwrap();
+        assert_eq!(records.len(), 40);
+        let last: Vec<(u64, bool)> = records[38..].iter().map(|r| (r.prompt_id.0, r.tokens.is_some())).collect();
+        assert_eq!(last.iter().filter(|(_, is_in_detail)| *is_in_detail).count(), 1);
+        let (detailed, _) = last.iter().find(|(_, is_in_detail)| *is_in_detail).unwrap();
+        assert!(records[..38].iter().any(|record| record.prompt_id.0 == *detailed), "{last:?}");
+    }
+
     #[test]
     fn a_broken_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rollouts.jsonl");
-        std::fs::write(&path, "{\"version\":0}\nnonsense\n").unwrap();
+        std::fs::write(&path, "{\"version\":0,\"prompt_id\":0}\nnonsense\n").unwrap();
         let recorded = Recorded { n_rollouts: 1, n_in_detail: 0 };
         let error = RolloutWriter::open(&path, PolicyVersion(9), Arc::new(Digits), recorded).err().unwrap();
         assert!(error.to_string().contains("rollouts.jsonl: line 2: "), "{error}");

@@ -85,7 +85,7 @@ pub struct PpoSetup {
     pub n_reward_scorers: usize,
     /// Tokens of a pretraining sequence (PPO-ptx).
     pub ptx_seq_len: usize,
-    /// Rollouts of each update that are written to rollouts.jsonl.
+    /// Rollouts of each update that are written to rollouts.jsonl, first those of a few prompts that were there before.
     pub n_rollouts_recorded: usize,
     /// Of those, how many are written with each token's text, reference log-probability, value and advantage: about 60
     /// bytes a token.

@@ -11,7 +11,8 @@ use collimate_protocol::records::{Arm, ComparisonTokens, LabelTask, Origin, Prom
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::routes::read;
+use super::rounds::Asked;
+use super::routes::{RolloutId, read};
 use super::server::Shared;
 use crate::config;
 use crate::label::store::tasks::{Purpose, add, content_id, most_wanted};
@@ -121,7 +122,8 @@ pub struct Nothing {}
 /// `POST /api/rollouts/{id}/label`.
 pub async fn ask(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<i64>,
+    asked: Asked,
+    Path(RolloutId { id }): Path<RolloutId>,
     ApiJson(Nothing {}): ApiJson<Nothing>,
 ) -> Result<Json<Value>, ApiError> {
     let Some(store) = shared.labels.clone() else {
@@ -130,7 +132,7 @@ pub async fn ask(
             "there is no project to ask people in: name its database by --labels FILE when the page is started",
         ));
     };
-    let group = read(shared.clone(), move |index| {
+    let group = read(shared.clone(), &asked, move |index| {
         let Some(chosen) = index.record(id)? else { return Ok(Vec::new()) };
         let query =
             RolloutQuery { prompt_id: Some(chosen.prompt_id.0), limit: Some(MOST_READ), ..RolloutQuery::default() };
@@ -145,7 +147,7 @@ pub async fn ask(
     if group.is_empty() {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no rollout {id}")));
     }
-    let names = RunNames::of(&shared.watched.root(), group[0].version);
+    let names = RunNames::of(&asked.root, group[0].version);
     let task = task_of(&group, &names).map_err(|problem| ApiError::new(StatusCode::CONFLICT, problem))?;
     let (n_responses, content) = (task.responses.len(), content_id(&task));
     let is_new = keep(&store, task).await?;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::history::History;
 use super::hub::{Hub, Known, Message};
 use super::live::{self, Watched};
+use super::rounds;
 use crate::rundir::event_log::LoggedEvent;
 use crate::rundir::{RunDir, Stage, StageDir, read_jsonl, status};
 
@@ -26,7 +27,14 @@ pub fn load(dir: &StageDir, hub: &Hub) {
     read(dir, &mut Tail::default(), &mut Tail::default(), hub);
 }
 
-/// The same, with the ends of what was read.
+/// The same of a run that nobody is at, with how it was last.
+pub fn load_as_it_was(dir: &StageDir, hub: &Hub) {
+    load(dir, hub);
+    let status = status::read(&dir.status()).ok();
+    hub.write(|known| known.status = status);
+}
+
+/// The same as [`load`], with the ends of what was read.
 fn read(dir: &StageDir, metrics: &mut Tail, events: &mut Tail, hub: &Hub) {
     let (mut problem, mut main) = (None, Vec::new());
     for (idx, line) in all_lines(metrics, &dir.metrics(), &mut problem).iter().enumerate() {
@@ -105,9 +113,12 @@ impl Tail {
     }
 }
 
-/// Tells a hub what a run directory comes to hold.
+/// Tells a hub what a run directory comes to hold; of one with rounds, the newest in which PPO has begun.
 pub struct Follower {
-    dir: RunDir,
+    /// The directory that was named.
+    home: RunDir,
+    /// The round that is followed, where there are some.
+    round: Option<RunDir>,
     ppo: StageDir,
     metrics: Tail,
     events: Tail,
@@ -118,21 +129,36 @@ pub struct Follower {
 
 impl Follower {
     /// Reads all of it, and is ready to go on from there.
-    pub fn start(dir: RunDir, hub: &Hub) -> Self {
-        let ppo = dir.stage(Stage::Ppo);
+    pub fn start(home: RunDir, watched: &Watched) -> Self {
+        let ppo = home.stage(Stage::Ppo);
         let (metrics, events) = (Tail::default(), Tail::default());
-        let mut follower = Self { dir, ppo, metrics, events, is_locked: false, lock_seen: None };
-        follower.load(hub);
+        let mut follower = Self { home, round: None, ppo, metrics, events, is_locked: false, lock_seen: None };
+        if !follower.turn_to_newest(watched) {
+            follower.load(&watched.hub);
+        }
         follower
     }
 
     /// Looks again and again, until nobody holds the run any more.
     pub fn follow(mut self, watched: &Weak<Watched>) {
         while let Some(watched) = watched.upgrade() {
-            self.look(&watched.hub);
+            self.look(&watched);
             drop(watched);
             std::thread::sleep(INTERVAL);
         }
+    }
+
+    /// Whether there is a round newer than the one that was followed, which is followed now.
+    fn turn_to_newest(&mut self, watched: &Watched) -> bool {
+        let Some(newest) = rounds::newest(self.home.root()) else { return false };
+        if self.round.as_ref().is_some_and(|round| round.root() == newest.root()) {
+            return false;
+        }
+        watched.follow(newest.root());
+        self.ppo = newest.stage(Stage::Ppo);
+        (self.round, self.is_locked, self.lock_seen) = (Some(newest), false, None);
+        self.load(&watched.hub);
+        true
     }
 
     fn load(&mut self, hub: &Hub) {
@@ -141,7 +167,11 @@ impl Follower {
     }
 
     /// Takes in what is new.
-    pub fn look(&mut self, hub: &Hub) {
+    pub fn look(&mut self, watched: &Watched) {
+        if self.turn_to_newest(watched) {
+            return;
+        }
+        let hub = &watched.hub;
         let (metrics, events) = (self.metrics.more(&self.ppo.metrics()), self.events.more(&self.ppo.events()));
         match (metrics, events) {
             (Ok(More::Lines(metrics)), Ok(More::Lines(events))) => {
@@ -184,7 +214,8 @@ impl Follower {
             return true;
         }
         if self.lock_seen.is_none_or(|seen| seen.elapsed() > LOCK_INTERVAL) {
-            (self.is_locked, self.lock_seen) = (self.dir.is_in_use().unwrap_or(false), Some(Instant::now()));
+            let dir = self.round.as_ref().unwrap_or(&self.home);
+            (self.is_locked, self.lock_seen) = (dir.is_in_use().unwrap_or(false), Some(Instant::now()));
         }
         self.is_locked
     }
@@ -219,33 +250,33 @@ mod tests {
         format!("{{\"version\":{version},\"batch\":{{\"score\":0.5}}}}\n")
     }
 
-    fn run() -> (tempfile::TempDir, RunDir, StageDir) {
+    fn run() -> (tempfile::TempDir, RunDir, StageDir, Watched) {
         let dir = tempfile::tempdir().unwrap();
         drop(RunDir::open(dir.path(), &toml::Table::new()).unwrap().begin(Stage::Ppo).unwrap());
         let run = RunDir::existing(dir.path()).unwrap();
-        let ppo = run.stage(Stage::Ppo);
-        (dir, run, ppo)
+        let (ppo, watched) = (run.stage(Stage::Ppo), Watched::of(dir.path()));
+        (dir, run, ppo, watched)
     }
 
     #[test]
     fn what_another_process_writes_is_told_line_by_line() {
-        let (_dir, run, ppo) = run();
+        let (_dir, run, ppo, watched) = run();
         append(&ppo.metrics(), &update(1));
-        let hub = Hub::default();
-        let mut follower = Follower::start(run, &hub);
+        let hub = &watched.hub;
+        let mut follower = Follower::start(run, &watched);
         let since = hub.read(|known| {
             assert_eq!((known.history.n_updates(), known.is_live), (1, false));
             known.last_id()
         });
         let second = update(2);
         append(&ppo.metrics(), &second[..10]);
-        follower.look(&hub);
+        follower.look(&watched);
         assert_eq!(hub.read(|known| known.last_id()), since, "half a line is no update");
         append(&ppo.metrics(), &second[10..]);
         let event = LoggedEvent::now(PolicyVersion(2), RunEvent::Paused);
         append(&ppo.events(), &format!("{}\n", serde_json::to_string(&event).unwrap()));
-        follower.look(&hub);
-        follower.look(&hub);
+        follower.look(&watched);
+        follower.look(&watched);
         let heard = hub.read(|known| known.since(since)).unwrap();
         let [(_, Message::Updated { at, numbers }), (_, Message::Event(told))] = &heard[..] else {
             panic!("{heard:?}")
@@ -255,14 +286,14 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_on_from_an_earlier_update_is_read_anew() {
-        let (_dir, run, ppo) = run();
+        let (_dir, run, ppo, watched) = run();
         (1..=250).for_each(|version| append(&ppo.metrics(), &update(version)));
-        let hub = Hub::default();
-        let mut follower = Follower::start(run, &hub);
+        let hub = &watched.hub;
+        let mut follower = Follower::start(run, &watched);
         let since = hub.read(|known| known.last_id());
         crate::rundir::branches::set_aside(&ppo.metrics(), &ppo.abandoned_metrics(), 200).unwrap();
         std::fs::write(ppo.metrics(), (1..=201).map(update).collect::<String>()).unwrap();
-        follower.look(&hub);
+        follower.look(&watched);
         hub.read(|known| {
             assert_eq!(known.since(since).unwrap(), [(since + 1, Message::Reset)]);
             assert_eq!((known.history.n_updates(), known.history.branches()), (201, vec![[200.0, 250.0]]));
@@ -270,12 +301,34 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_round_is_followed_once_ppo_has_begun_in_it() {
+        let (dir, run, _, watched) = run();
+        let begin = |round: usize| {
+            let round = RunDir::open(&dir.path().join(format!("round-{round}")), &toml::Table::new()).unwrap();
+            round.begin(Stage::Ppo).unwrap()
+        };
+        let mut follower = Follower::start(run, &watched);
+        assert_eq!(watched.root(), dir.path());
+        append(&begin(1).metrics(), &[1, 2].map(update).concat());
+        follower.look(&watched);
+        let n_updates = || watched.hub.read(|known| known.history.n_updates());
+        assert_eq!((watched.root(), n_updates()), (dir.path().join("round-1"), 2));
+        let second = begin(2);
+        follower.look(&watched);
+        assert_eq!(watched.root(), dir.path().join("round-1"), "nothing is to be seen of the second yet");
+        let since = watched.hub.read(|known| known.last_id());
+        append(&second.metrics(), &update(1));
+        follower.look(&watched);
+        assert_eq!((watched.root(), n_updates()), (dir.path().join("round-2"), 1));
+        assert_eq!(watched.hub.read(|known| known.since(since)).unwrap(), [(since + 1, Message::Reset)]);
+    }
+
+    #[test]
     fn a_broken_line_is_named_and_the_rest_is_shown() {
-        let (_dir, run, ppo) = run();
+        let (_dir, run, ppo, watched) = run();
         append(&ppo.metrics(), &format!("{}nonsense\n{}", update(1), update(2)));
-        let hub = Hub::default();
-        Follower::start(run, &hub);
-        hub.read(|known| {
+        Follower::start(run, &watched);
+        watched.hub.read(|known| {
             assert_eq!(known.history.n_updates(), 2);
             assert!(known.problem.as_ref().unwrap().contains("metrics.jsonl: line 2: "), "{:?}", known.problem);
         });

@@ -22,7 +22,9 @@ pub struct Live(Option<Arc<Watched>>);
 /// A run that is looked at.
 #[derive(Debug)]
 pub struct Watched {
-    /// The run directory: another one for each round of `collimate iterate`.
+    /// The directory that was named.
+    home: PathBuf,
+    /// That of the run that is followed: another one for each round of `collimate iterate`.
     root: Mutex<PathBuf>,
     /// What is known of it.
     pub hub: Hub,
@@ -33,10 +35,26 @@ pub struct Watched {
 impl Watched {
     /// The run in this directory, of which nothing is known yet.
     pub fn of(root: &Path) -> Self {
-        Self { root: Mutex::new(root.to_owned()), hub: Hub::default(), control: Mutex::default() }
+        Self {
+            home: root.to_owned(),
+            root: Mutex::new(root.to_owned()),
+            hub: Hub::default(),
+            control: Mutex::default(),
+        }
     }
 
-    /// Its directory.
+    /// The directory that was named: the run's, or that of its rounds.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Another run is followed from now on, of which nothing is known yet.
+    pub(super) fn follow(&self, root: &Path) {
+        root.clone_into(&mut self.root.lock().unwrap_or_else(PoisonError::into_inner));
+        self.hub.write(|known| (known.status, known.stage) = (None, None));
+    }
+
+    /// The directory of the run that is followed.
     pub fn root(&self) -> PathBuf {
         self.root.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -74,8 +92,7 @@ impl Live {
     /// The next round begins, which is a run in a directory of its own.
     pub fn round_began(&self, round: &RunDir) {
         self.tell(|watched| {
-            *watched.root.lock().unwrap_or_else(PoisonError::into_inner) = round.root().to_owned();
-            watched.hub.write(|known| (known.status, known.stage) = (None, None));
+            watched.follow(round.root());
             directory::load(&round.stage(Stage::Ppo), &watched.hub);
         });
     }

@@ -4,12 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use collimate_models::tokenizer::Tokenizer;
 use tokio::sync::Semaphore;
 
+use super::hub::Hub;
 use super::live::Watched;
-use super::routes;
+use super::{directory, routes, token_texts};
 use crate::label::store::Store;
-use crate::rundir::{RolloutIndex, RunDirError};
+use crate::rundir::{RolloutIndex, RunDirError, Stage, StageDir};
 use crate::web::bind::{listen, parse_address, serve_on_a_thread};
 use crate::web::{BindError, BindRule, Guard, Hosts, SessionCookie, Token, TokenHash, local_url, secured};
 
@@ -40,6 +42,10 @@ pub struct Shared {
     pub watched: Arc<Watched>,
     /// The rollouts of this file; `None` until somebody asks for some.
     index: Mutex<Option<(PathBuf, RolloutIndex)>>,
+    /// A round that is complete, as it was last.
+    past: Mutex<Option<(PathBuf, Arc<Hub>)>>,
+    /// The tokenizer of the run in this directory; `None` until somebody reads tokens that have no text.
+    tokenizer: Mutex<Option<(PathBuf, Tokenizer)>>,
     /// The project in which people are asked about its rollouts, if one was named.
     pub labels: Option<Store>,
     /// Of the run's token.
@@ -67,6 +73,32 @@ impl Shared {
         let result = read(&index)?;
         *slot = Some((log.to_owned(), index));
         Ok(result)
+    }
+
+    /// What is known of a run that is not followed. One that is complete changes no more, and is read once.
+    pub fn past(&self, root: &Path) -> Arc<Hub> {
+        let mut slot = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, hub)) = &*slot
+            && of == root
+        {
+            return hub.clone();
+        }
+        let ppo = StageDir::at(&root.join(Stage::Ppo.name()));
+        let (is_complete, hub) = (ppo.marker().exists(), Arc::new(Hub::default()));
+        directory::load_as_it_was(&ppo, &hub);
+        if is_complete {
+            *slot = Some((root.to_owned(), hub.clone()));
+        }
+        hub
+    }
+
+    /// Does something with the tokenizer of the run in this directory; `None` where there is none any more.
+    pub fn with_tokenizer<R>(&self, root: &Path, read: impl FnOnce(&Tokenizer) -> Option<R>) -> Option<R> {
+        let mut slot = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_none_or(|(of, _)| of != root) {
+            *slot = Some((root.to_owned(), token_texts::tokenizer_of(root)?));
+        }
+        read(&slot.as_ref()?.1)
     }
 }
 
@@ -97,7 +129,9 @@ impl Door {
         let token = Token::random();
         let shared = Shared {
             watched,
-            index: Mutex::new(None),
+            index: Mutex::default(),
+            past: Mutex::default(),
+            tokenizer: Mutex::default(),
             labels,
             secret: token.hash(),
             session: SessionCookie::new("view", self.address.port(), false),

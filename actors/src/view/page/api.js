@@ -4,10 +4,21 @@ import { Refused, ask } from '/web/requests.js';
 
 export { Refused };
 
+let round = null;
+
+/** Whose curves and rollouts are asked for from now on: those of a round, or, with null, of the run that is followed. */
+export function choose(number) {
+  round = number;
+}
+
+/** A path, of the run that is chosen. */
+export const ofRound = (path) => (round === null ? path : `rounds/${round}/${path}`);
+
+/** What the server says of the run that is chosen. */
 export async function get(path, query = {}) {
   const pairs = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== '');
   const text = pairs.length ? `?${new URLSearchParams(pairs)}` : '';
-  return ask(`/api/${path}${text}`);
+  return ask(`/api/${ofRound(path)}${text}`);
 }
 
 export const post = (path, body) => ask(`/api/${path}`, body, { method: 'POST' });

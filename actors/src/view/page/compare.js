@@ -2,6 +2,7 @@
 
 import { get } from './api.js';
 import { h, integer, number, visible } from './dom.js';
+import { textsOf } from './tokens.js';
 
 /** Cells of the table of common subsequences; longer pairs are shown unaligned. */
 const MOST_CELLS = 16_000_000;
@@ -102,16 +103,17 @@ export class Comparison {
       `${integer(nSame)} tokens are the same, of ${integer(a.response_tokens.length)} and ${integer(b.response_tokens.length)}.`;
     const head = (record) => h('h3', {}, `v${record.version}: score ${number(record.score, 3)}, KL ${number(record.kl, 3)}`);
     const cells = [head(a), head(b)];
-    if (a.tokens && b.tokens) {
+    const [textsA, textsB] = [textsOf(a), textsOf(b)];
+    if (textsA && textsB) {
       let [i, j] = [0, 0];
       for (const [isSame, n, m] of parts) {
         const cell = (texts) => h('p', { class: isSame ? 'same' : 'differs', dir: 'auto' }, visible(texts.join('')));
-        cells.push(cell(a.tokens.response.slice(i, i + n)), cell(b.tokens.response.slice(j, j + m)));
+        cells.push(cell(textsA.slice(i, i + n)), cell(textsB.slice(j, j + m)));
         i += n;
         j += m;
       }
     } else {
-      this.note.textContent += ' Not both were recorded token by token, so they stand side by side as they are.';
+      this.note.textContent += ' The text of each token is not known of both, so they stand side by side as they are.';
       cells.push(...[a, b].map((record) => h('p', { class: 'differs', dir: 'auto' }, visible(record.response))));
     }
     this.table.replaceChildren(...cells);

@@ -49,6 +49,11 @@ export class Curves {
 
   /** Begins anew with what is known of a run. */
   async begin(run) {
+    if (run.root !== this.root) {
+      this.root = run.root;
+      this.range = null;
+      this.whole.hidden = true;
+    }
     this.columns = run.columns;
     this.last = run.last;
     this.nBranches = run.branches.length;

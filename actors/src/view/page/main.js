@@ -1,19 +1,22 @@
 // The page: logs in, shows what is known of a run, and keeps it up to date.
 
-import { Refused, get, listen, post } from './api.js';
+import { Refused, choose, get, listen, post } from './api.js';
 import { Controls } from './controls.js';
 import { Curves } from './curves.js';
 import { byId, duration, h, integer, number, visible } from './dom.js';
+import { Evaluation } from './evaluation.js';
 import { Pipeline } from './pipeline.js';
 import { Rollouts } from './rollouts.js';
 
-const VIEWS = ['curves', 'pipeline', 'rollouts', 'events'];
+const VIEWS = ['curves', 'pipeline', 'rollouts', 'evaluation', 'events'];
 
 const curves = new Curves();
 const pipeline = new Pipeline();
 const rollouts = new Rollouts();
+const evaluation = new Evaluation();
 const controls = new Controls(tell);
 let known = null;
+let looked = null;
 let isConnected = true;
 let isLoggedOut = false;
 
@@ -81,12 +84,42 @@ function showState() {
   progress.value = version;
 }
 
+/** Whether a round is looked at of which messages do not tell. */
+const isElsewhere = (run) => run.round !== run.followed;
+
+function showRounds(run) {
+  const { rounds, round, followed } = run;
+  const name = ({ round: n, has_ppo: hasPpo }) => (hasPpo ? `${n}` : `${n} (before PPO)`);
+  // The one that is followed has no number of its own: another may be, later.
+  const options = rounds.map((row) => h('option', { value: row.round === followed ? '' : row.round }, name(row)));
+  if (followed === null) options.unshift(h('option', { value: '' }, '–'));
+  const select = byId('round');
+  select.replaceChildren(...options);
+  select.value = isElsewhere(run) ? round : '';
+  byId('rounds').hidden = rounds.length === 0;
+  if (!isElsewhere(run)) choose(null);
+}
+
+/** Asks for the run that is chosen, and shows it. One that goes on no more is not shown anew under a reader's eyes. */
+async function look() {
+  const asked = (looked = {});
+  const run = await get('run');
+  if (asked !== looked) return;
+  if (isElsewhere(run) && run.root === known.root) {
+    known.followed = run.followed;
+    showRounds(run);
+    return;
+  }
+  await show(run);
+}
+
 async function show(run) {
   known = run;
   isConnected = true;
   document.title = `${run.name} · Collimate`;
   byId('name').textContent = run.name;
   byId('name').title = run.root;
+  showRounds(run);
   if (run.problem) tell(run.problem, true);
   run.events.filter(isBad).slice(-3).forEach((event) => tell(sentence(event), true));
   showState();
@@ -94,11 +127,13 @@ async function show(run) {
   controls.begin(run);
   pipeline.begin(run);
   rollouts.begin(run);
+  evaluation.begin(run);
   route();
   await curves.begin(run);
 }
 
 function heard(message) {
+  if (isElsewhere(known) && message.kind !== 'reset') return;
   switch (message.kind) {
     case 'updated':
       known.last = message.at;
@@ -132,7 +167,7 @@ function heard(message) {
       controls.setCommandable(message.is_commandable);
       break;
     case 'reset':
-      get('run').then(show, () => {});
+      look().catch(() => {});
       break;
     default:
   }
@@ -149,6 +184,7 @@ function route() {
   curves.draw();
   pipeline.draw();
   rollouts.draw();
+  evaluation.draw();
 }
 
 function logOut() {
@@ -187,6 +223,11 @@ byId('login-form').addEventListener('submit', async (event) => {
   } catch (error) {
     byId('login-problem').textContent = error.message;
   }
+});
+
+byId('round').addEventListener('change', () => {
+  choose(byId('round').value || null);
+  look().catch((error) => tell(error.message, true));
 });
 
 // Anchors of the page's own: the skip link goes to the content, and the view stays.

@@ -58,6 +58,9 @@ export class Pipeline {
     this.previous = null;
     this.numbers = run.numbers;
     this.busy.clear();
+    this.status = null;
+    this.empty.hidden = false;
+    this.content.hidden = true;
     this.show(run.status, run.is_live);
   }
 

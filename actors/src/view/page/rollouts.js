@@ -1,14 +1,10 @@
-// The list of rollouts: only the rows in sight are there, and what comes anew never moves what is being read.
+// The list of rollouts, and the one that is read.
 
-import { get, post } from './api.js';
+import { get, ofRound, post } from './api.js';
 import { Comparison } from './compare.js';
 import { byId, debounced, h, integer, number, visible } from './dom.js';
+import { List, MOST_ROWS, PAGE, bringIntoSight, pair } from './list.js';
 import { Tokens } from './tokens.js';
-
-const ROW_PX = 68;
-const PAGE = 100;
-/** Beyond this a browser can't scroll: a search or a narrower choice leads further. */
-const MOST_ROWS = 400000;
 
 const SORTS = [
   ['id', false, 'newest first'], ['id', true, 'oldest first'],
@@ -18,29 +14,41 @@ const SORTS = [
   ['n_tokens', false, 'longest'], ['n_tokens', true, 'shortest'],
 ];
 
-/** A field with its label, which stay together. */
-const pair = (id, label, ...fields) => h('span', { class: 'pair' }, h('label', { for: id }, label), fields);
+/**
+ * The rollouts of a prompt that one is compared with: the first, and those next to it. All of a prompt's may be more than
+ * are read at once.
+ */
+async function besides(id, promptId) {
+  const of = { prompt_id: promptId, sort: 'id' };
+  const parts = await Promise.all([
+    get('rollouts', { ...of, ascending: true, limit: 100 }),
+    get('rollouts', { ...of, up_to_id: id, limit: 200 }),
+    get('rollouts', { ...of, after_id: id, ascending: true, limit: 200 }),
+  ]);
+  const rows = new Map(parts.flatMap((part) => part.rows).map((row) => [row.id, row]));
+  return [...rows.values()].sort((one, other) => one.id - other.id);
+}
 
 export class Rollouts {
   constructor() {
     this.element = byId('rollouts');
-    this.pages = new Map();
     this.total = 0;
-    this.selected = null;
     this.#filters();
-    this.canvas = h('div', { class: 'canvas', role: 'presentation' });
-    this.list = h('div', {
-      class: 'list', role: 'listbox', tabindex: 0, 'aria-label': 'Rollouts', onscroll: () => this.#scrolled(), onkeydown: (event) => this.#key(event),
-    }, this.canvas);
+    this.list = new List('row', 'Rollouts', {
+      fill: (row) => this.#row(row),
+      choose: async ({ id }, isPointed) => {
+        await this.open(id);
+        if (isPointed) bringIntoSight(this.detail);
+      },
+    });
     this.count = h('p', { class: 'muted count', role: 'status' });
     this.fresh = h('button', { type: 'button', class: 'fresh', hidden: true, onclick: () => this.refresh() });
-    this.detail = h('div', { class: 'detail', 'aria-live': 'off' }, h('p', { class: 'empty' }, 'Choose a rollout to read it.'));
+    this.detail = h('div', { class: 'detail', 'aria-live': 'off' });
     this.element.append(this.filters,
       h('div', { class: 'split' },
-        h('div', { class: 'side' }, h('div', { class: 'count-line' }, this.count, this.fresh), this.list),
+        h('div', { class: 'side' }, h('div', { class: 'count-line' }, this.count, this.fresh), this.list.element),
         this.detail));
     this.scheduled = debounced(() => this.#countFresh(), 700);
-    new ResizeObserver(() => this.draw()).observe(this.list);
   }
 
   #filters() {
@@ -63,6 +71,11 @@ export class Rollouts {
     for (const option of this.sort.options) option.hidden = option.textContent.includes('gold') && !run.settings?.has_gold;
     this.last = run.last?.[0] ?? 0;
     this.canAskPeople = run.can_ask_people;
+    if (run.root !== this.root) {
+      this.root = run.root;
+      this.opened = null;
+      this.detail.replaceChildren(h('p', { class: 'empty' }, 'Choose a rollout to read it.'));
+    }
     this.refresh();
   }
 
@@ -86,10 +99,10 @@ export class Rollouts {
       if (asked !== this.asked) return;
       asked.newest = all.rows[0]?.id ?? 0;
       this.total = first.total;
-      this.pages = new Map([[0, first.rows]]);
-      this.list.scrollTop = 0;
       this.#tellCount();
-      this.draw();
+      // What came since the list was asked for is not in it: rows stay where they are.
+      const rest = { ...asked.query, limit: PAGE, up_to_id: asked.newest };
+      this.list.show(first.total, first.rows, (offset) => get('rollouts', { ...rest, offset }).then(({ rows }) => rows));
     } catch (error) {
       this.count.textContent = error.message;
     }
@@ -123,91 +136,20 @@ export class Rollouts {
   }
 
   draw() {
-    if (this.element.hidden) return;
-    const shown = Math.min(this.total, MOST_ROWS);
-    this.canvas.style.height = `${shown * ROW_PX}px`;
-    this.#scrolled();
+    this.list.draw();
   }
 
-  #scrolled() {
-    const shown = Math.min(this.total, MOST_ROWS);
-    const first = Math.max(0, Math.floor(this.list.scrollTop / ROW_PX) - 5);
-    const last = Math.min(shown, Math.ceil((this.list.scrollTop + this.list.clientHeight) / ROW_PX) + 5);
-    const rows = [];
-    for (let idx = first; idx < last; idx += 1) {
-      const page = this.pages.get(Math.floor(idx / PAGE));
-      if (page === undefined) this.#load(Math.floor(idx / PAGE));
-      rows.push(this.#row(idx, page?.[idx % PAGE]));
-    }
-    this.canvas.replaceChildren(...rows);
-    if (this.selected !== null && first <= this.selected && this.selected < last) {
-      this.list.setAttribute('aria-activedescendant', `row-${this.selected}`);
-    } else {
-      this.list.removeAttribute('aria-activedescendant');
-    }
-  }
-
-  async #load(page) {
-    const asked = this.asked;
-    this.pages.set(page, null);
-    // What came since the list was asked for is not in it: rows stay where they are.
-    const query = { ...asked.query, offset: page * PAGE, limit: PAGE, up_to_id: asked.newest };
-    try {
-      const { rows } = await get('rollouts', query);
-      if (asked !== this.asked) return;
-      this.pages.set(page, rows);
-      this.#scrolled();
-    } catch {
-      this.pages.delete(page);
-    }
-  }
-
-  #row(idx, row) {
-    const attributes = {
-      id: `row-${idx}`, class: 'row', role: 'option', 'aria-selected': idx === this.selected ? 'true' : 'false',
-      'aria-posinset': idx + 1, 'aria-setsize': Math.min(this.total, MOST_ROWS), onclick: () => this.choose(idx).then(() => this.#showDetail()),
-    };
-    const element = row
-      ? h('div', attributes,
-        h('div', { class: 'row-head' },
-          h('strong', {}, number(row.score, 3)),
-          row.gold !== null ? h('span', {}, `gold ${number(row.gold, 3)}`) : null,
-          h('span', {}, `KL ${number(row.kl, 3)}`),
-          h('span', {}, `${integer(row.n_tokens)} tokens`),
-          h('span', { class: 'right' }, `v${row.version}`)),
-        h('p', { class: 'row-text', dir: 'auto' },
-          h('span', { class: 'muted' }, visible(row.prompt.slice(-40))), visible(row.response.slice(0, 160))))
-      : h('div', attributes, h('p', { class: 'muted' }, '…'));
-    element.style.transform = `translateY(${idx * ROW_PX}px)`;
-    return element;
-  }
-
-  #key(event) {
-    const shown = Math.min(this.total, MOST_ROWS);
-    const page = Math.max(1, Math.floor(this.list.clientHeight / ROW_PX) - 1);
-    const now = this.selected ?? -1;
-    const next = {
-      ArrowDown: now + 1, ArrowUp: now - 1, PageDown: now + page, PageUp: now - page, Home: 0, End: shown - 1,
-    }[event.key];
-    if (next === undefined || shown === 0) return;
-    event.preventDefault();
-    const idx = Math.max(0, Math.min(shown - 1, next));
-    const [top, bottom] = [idx * ROW_PX, (idx + 1) * ROW_PX];
-    if (top < this.list.scrollTop) this.list.scrollTop = top;
-    if (bottom > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = bottom - this.list.clientHeight;
-    this.choose(idx);
-  }
-
-  async choose(idx) {
-    this.selected = idx;
-    this.#scrolled();
-    const row = this.pages.get(Math.floor(idx / PAGE))?.[idx % PAGE];
-    if (row) await this.open(row.id);
-  }
-
-  /** On a narrow screen what was chosen stands below the list. */
-  #showDetail() {
-    if (matchMedia('(max-width: 760px)').matches) this.detail.scrollIntoView({ block: 'start' });
+  #row(row) {
+    return [
+      h('div', { class: 'row-head' },
+        h('strong', {}, number(row.score, 3)),
+        row.gold !== null ? h('span', {}, `gold ${number(row.gold, 3)}`) : null,
+        h('span', {}, `KL ${number(row.kl, 3)}`),
+        h('span', {}, `${integer(row.n_tokens)} tokens`),
+        h('span', { class: 'right' }, `v${row.version}`)),
+      h('p', { class: 'row-text', dir: 'auto' },
+        h('span', { class: 'muted' }, visible(row.prompt.slice(-40))), visible(row.response.slice(0, 160))),
+    ];
   }
 
   async open(id) {
@@ -244,7 +186,7 @@ export class Rollouts {
   async #askPeople(id, button, told) {
     button.disabled = true;
     try {
-      const { n_responses: n, is_new: isNew } = await post(`rollouts/${id}/label`, {});
+      const { n_responses: n, is_new: isNew } = await post(ofRound(`rollouts/${id}/label`), {});
       told.textContent = isNew ? `${n} responses to this prompt are people’s next task.` : 'People have this task already.';
     } catch (error) {
       told.textContent = error.message;
@@ -253,7 +195,8 @@ export class Rollouts {
   }
 
   async #compare(id, record) {
-    const { rows } = await get('rollouts', { prompt_id: record.prompt_id, sort: 'id', ascending: true, limit: 500 });
+    const rows = await besides(id, record.prompt_id);
+    if (id !== this.opened) return;
     this.detail.replaceChildren(new Comparison(record, id, rows, () => this.open(id)).element);
     this.detail.scrollTop = 0;
   }

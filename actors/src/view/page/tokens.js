@@ -33,10 +33,16 @@ function colourings(record) {
 /** How strong a colour is, from 0 to 1, over the largest of the numbers. */
 const strength = (value, largest) => (largest > 0 ? Math.min(1, Math.abs(value) / largest) : 0);
 
-export function words(record) {
-  const detail = record.tokens;
-  if (detail) return detail.response;
-  return null;
+/** The text of each token of the response; null where nobody knows it. */
+export const textsOf = (record) => record.tokens?.response ?? record.texts ?? null;
+
+/** What a rollout that was not recorded token by token lacks. */
+function lack(record) {
+  if (record.tokens) return null;
+  const told = (text) => h('p', { class: 'muted' }, `This rollout was not recorded token by token (ppo.n_rollouts_in_detail): ${text}`);
+  if (record.texts) return told('it has log-probabilities alone.');
+  if (!record.logprobs?.length) return told('it has no colours.');
+  return told('it has no colours, since the run’s tokenizer, which says where each token ends, is not found.');
 }
 
 export class Tokens {
@@ -49,20 +55,17 @@ export class Tokens {
     this.select = h('select', { id: 'colour', onchange: () => this.colour() },
       h('option', { value: '' }, 'nothing'),
       this.colourings.map(({ name }, idx) => h('option', { value: idx }, name)));
-    const pieces = words(record);
-    const prompt = record.tokens?.prompt;
-    const isWhole = (texts, text) => texts.join('') === text;
-    if (pieces && isWhole(pieces, record.response) && isWhole(prompt, record.prompt)) {
+    this.pieces = textsOf(record);
+    if (this.pieces?.join('') === record.response) {
       this.spans = [];
-      this.#fill(prompt, record.prompt, pieces);
+      this.#fill(record.prompt, this.pieces);
       this.select.value = '0';
     } else {
       this.text.append(h('span', { class: 'masked' }, visible(record.prompt)), h('span', {}, visible(record.response)));
       this.select.disabled = true;
     }
     this.element = h('div', {},
-      h('div', { class: 'tools' }, h('label', { for: 'colour' }, 'Colour by'), this.select,
-        pieces ? null : h('p', { class: 'muted' }, 'This rollout was not recorded token by token (ppo.n_rollouts_in_detail).')),
+      h('div', { class: 'tools' }, h('label', { for: 'colour' }, 'Colour by'), this.select, lack(record)),
       this.by, this.text, this.readout);
     if (this.spans) {
       this.text.addEventListener('pointerover', (event) => this.#tell(event.target));
@@ -71,7 +74,7 @@ export class Tokens {
     }
   }
 
-  #fill(prompt, promptText, pieces) {
+  #fill(promptText, pieces) {
     // The prompt is not trained on.
     this.text.append(h('span', { class: 'masked', title: 'the prompt: not trained on' }, visible(promptText)));
     for (let from = 0; from < pieces.length; from += BLOCK) {
@@ -107,7 +110,7 @@ export class Tokens {
     if (!Number.isInteger(idx)) return;
     this.marked = idx;
     const numbers = this.colourings.map(({ name, of }) => `${name} ${number(of[idx])}`);
-    const piece = this.record.tokens.response[idx];
+    const piece = this.pieces[idx];
     this.readout.replaceChildren(...visible(
       `Token ${idx + 1} (${JSON.stringify(piece)}, id ${this.record.response_tokens[idx]}, sampled by v${this.record.versions[idx]}): ${numbers.join(' · ')}`));
   }
