@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 
 const STATE: &str = "document.querySelector('#state').textContent";
 
+/// The text of [`HOSTILE`] on the page: characters that can't be seen have names.
+fn hostile_as_shown() -> String {
+    HOSTILE.replace('\u{202e}', "U+202E").replace('\u{202c}', "U+202C").replace('\u{200b}', "U+200B")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_follows_a_real_run_pauses_it_changes_it_and_lets_it_go_on() {
     if !browser::is_there() {
@@ -143,7 +148,7 @@ async fn what_a_model_wrote_is_text_whatever_it_holds() {
     browser.until("return document.querySelectorAll('.token').length > 20").await;
     let joined = "return [...document.querySelectorAll('.token')].map((token) => token.textContent).join('')";
     // What can't be seen is shown by its number.
-    let shown = HOSTILE.replace('\u{202e}', "U+202E").replace('\u{202c}', "U+202C").replace('\u{200b}', "U+200B");
+    let shown = hostile_as_shown();
     assert_eq!(browser.run(joined).await, json!(shown));
     assert_eq!(browser.run("return document.querySelectorAll('.token mark').length").await, 3);
     assert_eq!(browser.run("return document.querySelectorAll('.row mark').length >= 3").await, true);
@@ -282,7 +287,7 @@ async fn what_was_answered_before_and_after_is_read_side_by_side() {
     browser.click("#evaluation .row").await;
     browser.until("return document.querySelectorAll('#evaluation .differs').length === 2").await;
     let read = "return [...document.querySelectorAll('#evaluation .differs')].map((text) => text.textContent)";
-    assert_eq!(browser.run(read).await, json!(["as it was", HOSTILE]));
+    assert_eq!(browser.run(read).await, json!(["as it was", hostile_as_shown()]));
     let heads =
         "return [...document.querySelectorAll('#evaluation h3')].map((head) => head.textContent.split(', ')[0])";
     assert_eq!(browser.run(heads).await, json!(["Before: score 0", "After: score 7"]));

@@ -47,9 +47,9 @@ pub mod samples;
 pub mod stage_marker;
 pub mod status;
 pub mod summary;
-pub mod watched_prompts;
 #[cfg(test)]
 mod testing;
+pub mod watched_prompts;
 
 use std::path::{Path, PathBuf};
 

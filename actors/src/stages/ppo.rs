@@ -17,6 +17,7 @@ use super::outputs::save_trained;
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
+use super::ppo_reward::unknown_shift;
 use super::recipe::CorpusConfig;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
@@ -171,6 +172,14 @@ fn run_flow(
                 event = events.recv() => match event {
                     Ok(event) => {
                         tell(&event, context.observer);
+                        let unknown_shift = match &event {
+                            RunEvent::Replacing { reward_model, .. } => unknown_shift(&reward_model.dir),
+                            _ => None,
+                        };
+                        if let Some(warning) = unknown_shift {
+                            context.observer.warn(&warning);
+                            live.warn(status.borrow().version, warning);
+                        }
                         let event = LoggedEvent::now(status.borrow().version, event);
                         log.add(&event);
                         live.happened(event);

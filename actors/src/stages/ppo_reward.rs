@@ -10,12 +10,14 @@ use collimate_models::roles::{OwnTokens, RetokenizingScorer, RewardModelScorer};
 use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{RewardFunction, RewardModels, Unmendable};
 use collimate_protocol::{RewardModelId, RoleError};
+use serde_json::Value;
 
 use super::context::StageError;
 use super::inputs::{InputModel, ModelFiles};
 use super::ppo_config::{PpoStageConfig, RewardTokens};
 use crate::hub;
 use crate::rewards::SubprocessReward;
+use crate::rundir::{StageDir, StageMarker};
 
 /// A reward model as it scores.
 #[derive(Clone)]
@@ -95,6 +97,22 @@ pub fn load_reward_model(
     Ok(RewardModel { config: model.config, weights: model.weights, own_tokens })
 }
 
+/// What there is to say of a reward model that takes another one's place, where nothing tells that their scores are
+/// comparable: Collimate's reward stage shifts the bias so that demonstrations score 0 on average (Ouyang et al. 2022), and
+/// leaves its summary beside the model.
+pub fn unknown_shift(dir: &Path) -> Option<String> {
+    let marker = dir.parent().map(|stage| StageDir::at(stage).marker())?;
+    let summary = StageMarker::<Value>::read(&marker).ok().flatten().map(|marker| marker.summary);
+    let is_shifted = summary.is_some_and(|summary| summary["bias"].is_number());
+    (!is_shifted).then(|| {
+        format!(
+            "nothing beside the reward model in {} tells that demonstrations score 0 on average, as they do by one that \
+             `collimate reward` trained: before and after it, scores may differ by a constant",
+            dir.display()
+        )
+    })
+}
+
 /// Reads reward models to take the place of the one that PPO began with.
 pub struct OtherRewardModels {
     /// The SFT model, whose tokenizer they share unless they read tokens of their own.
@@ -143,5 +161,24 @@ impl RewardModels for OtherRewardModels {
             return Err(Unmendable(other.into()).into());
         }
         Ok(read.scorer(&self.device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_of_a_model_that_the_reward_stage_trained_is_it_known_where_its_scores_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        let told = unknown_shift(&model).unwrap();
+        assert!(told.contains(&model.display().to_string()) && told.contains("differ by a constant"), "{told}");
+        let marker = |summary: Value| StageMarker { config: Value::Null, summary };
+        let path = StageDir::at(dir.path()).marker();
+        marker(serde_json::json!({ "n_updates": 3 })).write(&path).unwrap();
+        assert!(unknown_shift(&model).is_some(), "another stage's");
+        marker(serde_json::json!({ "bias": -0.25 })).write(&path).unwrap();
+        assert_eq!(unknown_shift(&model), None);
     }
 }

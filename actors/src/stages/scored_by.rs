@@ -41,11 +41,12 @@ pub fn reward_models(root: &Path) -> Vec<ScoredBy> {
 /// The one that PPO began with.
 fn first_model(root: &Path) -> Option<PathBuf> {
     let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
-    let own = StageDir::at(&std::path::absolute(root).ok()?.join(Stage::Reward.name())).model();
+    let own = StageDir::at(&std::path::absolute(root).ok()?.join(Stage::Reward.name()));
     match recipe.and_then(|recipe| recipe.ppo).map(|ppo| ppo.stage) {
         Some(stage) if stage.builtin.is_some() || stage.process.is_some() => None,
         Some(stage) if stage.reward_model.is_some() => stage.reward_model,
-        _ => own.exists().then_some(own),
+        // Its model may have been removed since.
+        _ => own.path().exists().then(|| own.model()),
     }
 }
 
