@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::roll::Roll;
 use super::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage, status_of};
+use crate::flow::latest::Latest;
 use crate::flow::wiring::Remains;
 use crate::flow::{FlowConfig, FlowOutcome, Graph, PpoFlow, RunError};
 
@@ -165,6 +166,11 @@ impl<W, T> RunHandle<W, T> {
     /// For others who watch or command the run, while this waits for its outcome.
     pub fn control(&self) -> RunControl {
         self.control.clone()
+    }
+
+    /// The newest weights, as the run goes on.
+    pub fn latest(&self) -> Latest<W> {
+        self.remains.latest()
     }
 
     /// See [`RunControl::events`].

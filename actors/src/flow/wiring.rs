@@ -398,6 +398,11 @@ pub(crate) struct Remains<W, T> {
 }
 
 impl<W, T> Remains<W, T> {
+    /// The newest weights, as the run goes on.
+    pub fn latest(&self) -> Latest<W> {
+        self.latest.clone()
+    }
+
     /// The outcome of a run whose workers have all ended in good order.
     pub fn outcome(self) -> Result<FlowOutcome<W, T>, RunError> {
         let trainer = self.trainer_slot.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -7,8 +7,10 @@
 //! - [`inputs`], [`ppo_parts`]: tokenizers, texts and models as stages read them; `outputs`: as they write them;
 //!   [`data_files`]: files with weights.
 //! - [`sampling`], [`labeler`], [`evaluate`]: what collect, reward and PPO stage need around them; [`labels_used`]: which labels a reward
-//!   model read; [`scored_by`]: which reward model scored a run.
+//!   model read; [`scored_by`]: which reward model scored a run;
+//!   [`answer_more`]: a run's policy, asked by those who watch it.
 
+pub mod answer_more;
 pub mod collect;
 pub mod context;
 pub mod data_files;

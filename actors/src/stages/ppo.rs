@@ -11,6 +11,7 @@ use collimate_protocol::roles::{Detokenizer, RewardFunction};
 use collimate_protocol::{PolicyVersion, SettingChange};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::answer_more::AnswerMore;
 use super::context::{StageContext, StageError, StageObserver};
 use super::evaluate::{Judge, JudgedResponse, side_by_side};
 use super::outputs::save_trained;
@@ -19,6 +20,7 @@ use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
 use super::ppo_reward::unknown_shift;
 use super::recipe::CorpusConfig;
+use crate::flow::latest::Latest;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
 use crate::process;
@@ -63,7 +65,7 @@ pub fn run(
         reward: reward.as_mut(),
         gold: gold.as_mut().map(|gold| gold.as_mut() as &mut dyn RewardFunction),
         n_slots: config.stage.n_slots,
-        params: parts.sampling(config),
+        params: config.sampling(),
         tokenizer: &parts.tokenizer,
         seed: context.seed,
         microbatch_tokens: config.objective.microbatch_tokens,
@@ -81,9 +83,17 @@ pub fn run(
     let version = checkpoint.as_ref().map(|checkpoint| checkpoint.version).unwrap_or_default();
     let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()?, version })?;
     let sink = Keeper::open(&dir, sink, checkpoint.as_ref(), config.flow.checkpoints.n_kept)?;
+    let seed = context.seed;
     let flow = parts.flow(config, Box::new(sink), checkpoint, context)?;
     context.observer.note(&config.flow.staleness_bound().to_string());
-    let outcome = run_flow(flow, &config.flow, &changes, &dir, context)?;
+    let answer_more = |latest| AnswerMore {
+        config: parts.sft.config.clone(),
+        tokenizer: parts.tokenizer.clone(),
+        params: config.sampling(),
+        seed,
+        latest,
+    };
+    let outcome = run_flow(flow, &config.flow, &changes, &dir, answer_more, context)?;
     // The roles' threads are gone, and what they have freed would not serve the thread that goes on.
     process::release_freed_memory();
     let weights = match outcome.trainer.ema_weights()? {
@@ -136,12 +146,13 @@ fn keep_evaluation(dir: &StageDir, policy: EvaluatedPolicy, judged: &[JudgedResp
 }
 
 /// Runs the flow to its end in a runtime of its own, in which messages pass and nothing is computed. `changes` are made
-/// at its start.
+/// at its start. Whoever watches it can ask its policy more.
 fn run_flow(
     flow: StageFlow,
     config: &FlowConfig,
     changes: &[SettingChange],
     dir: &StageDir,
+    answer_more: impl FnOnce(Latest<Weights>) -> AnswerMore,
     context: &mut StageContext<'_>,
 ) -> Result<FlowOutcome<Weights, PpoLearner>, StageError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -157,7 +168,7 @@ fn run_flow(
         let mut is_stopping = false;
         let mut status_file = StatusFile::new(&dir.status());
         let live = context.live.clone();
-        live.began(handle.control());
+        live.began(handle.control(), answer_more(handle.latest()));
         let mut log = EventLog::open(&dir.events());
         let mut show = |status: &RunStatus| {
             gauges::show_status(status);

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use collimate_models::arch::LoraConfig;
 use collimate_models::data::limit::TooLong;
-use collimate_models::generate::CachePolicy;
+use collimate_models::generate::{CachePolicy, SamplingParams};
 use collimate_models::reward::BuiltinReward;
 use collimate_models::train::{PpoConfig, Preset};
 
@@ -103,6 +103,17 @@ pub struct PpoSetup {
     /// Scores from a process that speaks JSON lines, instead of a reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<SubprocessConfig>,
+}
+
+impl PpoStageConfig {
+    /// How responses are sampled, in training and in evaluation alike.
+    pub fn sampling(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.objective.temperature as f32,
+            max_new_tokens: self.stage.max_new_tokens,
+            ..SamplingParams::default()
+        }
+    }
 }
 
 impl Default for PpoSetup {

@@ -9,7 +9,7 @@ use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights, scalar_
 use collimate_models::data::corpus::Split;
 use collimate_models::data::limit::TooLong;
 use collimate_models::data::windows::{PretrainWindows, consecutive_windows};
-use collimate_models::generate::{CachePolicy, SamplingParams};
+use collimate_models::generate::CachePolicy;
 use collimate_models::rng;
 use collimate_models::roles::{FrozenReference, OwnTokens, PolicySampler, PpoExperienceMaker, PpoLearner, PpoStart};
 use collimate_models::train::LmExample;
@@ -174,16 +174,6 @@ impl PpoParts {
             devices,
         })
     }
-
-    /// How responses are sampled, in training and in evaluation alike.
-    pub fn sampling(&self, config: &PpoStageConfig) -> SamplingParams {
-        SamplingParams {
-            temperature: config.objective.temperature as f32,
-            max_new_tokens: config.stage.max_new_tokens,
-            ..SamplingParams::default()
-        }
-    }
-
     /// The frozen SFT model, as reference.
     pub fn reference(&self, config: &PpoStageConfig) -> Result<FrozenReference, StageError> {
         let weights = self.sft.weights.to_device(&self.devices.reference)?;
@@ -227,7 +217,7 @@ impl PpoParts {
         let PpoStageConfig { stage, flow, objective } = config;
         let (value_config, value) = self.value.clone();
         let (sft, seed) = (self.sft.config.clone(), context.seed);
-        let params = self.sampling(config);
+        let params = config.sampling();
         let sampler = |device: &Device| {
             let (sft, device, n_slots) = (sft.clone(), device.clone(), stage.n_slots);
             let cache_policy = stage.in_flight_cache;

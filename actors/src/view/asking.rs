@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use collimate_models::data::comparisons::{MAX_RANKED, MIN_RANKED};
 use collimate_protocol::PolicyVersion;
 use collimate_protocol::records::{Arm, ComparisonTokens, LabelTask, Origin, PromptText, RolloutRecord, TaskKind};
+use collimate_protocol::roles::RewardRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,12 +19,16 @@ use crate::config;
 use crate::label::store::tasks::{Purpose, add, content_id, most_wanted};
 use crate::label::store::{Store, places};
 use crate::rundir::{RolloutQuery, RunDir};
+use crate::stages::answer_more::AnswerMore;
+use crate::stages::labeler::tokens_of;
 use crate::stages::recipe::Recipe;
 use crate::stages::scored_by::reward_models;
 use crate::web::{ApiError, ApiJson};
 
 /// Rollouts of a prompt that are looked at for different responses.
 const MOST_READ: u32 = 64;
+/// Responses that a policy is asked for: with the rollout's own they make a ranking of 4, as InstructGPT's begin with.
+const N_ASKED: u32 = 3;
 
 /// What a task remembers of the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,12 +55,9 @@ impl RunNames {
 }
 
 /// Makes a ranking task of a prompt's rollouts, the chosen one first: of its version alone where there is more than one,
-/// else of all versions. Responses that are the same stand once.
-///
-/// # Errors
-/// There is nothing to compare.
-pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Result<LabelTask, String> {
-    let Some(chosen) = rollouts.first() else { return Err("there is no rollout".to_owned()) };
+/// else of all versions. Responses that are the same stand once. `None` where there is nothing to compare.
+pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Option<LabelTask> {
+    let chosen = rollouts.first()?;
     let distinct = |of: &mut dyn Iterator<Item = &RolloutRecord>| {
         let mut group: Vec<RolloutRecord> = Vec::new();
         for rollout in of {
@@ -71,11 +73,7 @@ pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Result<LabelTask
         group = distinct(&mut rollouts.iter());
     }
     if group.len() < MIN_RANKED {
-        return Err(
-            "this prompt has one response in rollouts.jsonl, and a ranking needs two: `ppo.n_rollouts_recorded` says \
-                    how many of an update are there"
-                .to_owned(),
-        );
+        return None;
     }
     let tokens = ComparisonTokens {
         prompt: chosen.prompt_tokens.clone(),
@@ -83,7 +81,7 @@ pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Result<LabelTask
     };
     let versions: Vec<u64> = group.iter().map(|rollout| rollout.version.0).collect();
     let is_one_version = versions.iter().all(|version| *version == versions[0]);
-    Ok(LabelTask {
+    Some(LabelTask {
         kind: if group.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
         prompt: PromptText::Text(chosen.prompt.clone()),
         responses: group.iter().map(|rollout| rollout.response.clone()).collect(),
@@ -96,6 +94,75 @@ pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Result<LabelTask
             reward_model: names.reward_model.clone(),
             scores: Some(group.iter().map(|rollout| rollout.score).collect()),
             versions: (!is_one_version).then_some(versions),
+        },
+    })
+}
+
+/// Makes a ranking task of a rollout and of what the policy answers to its prompt now.
+///
+/// # Errors
+/// There is no policy to ask, or it can't be asked, or it always says the same.
+fn task_of_more(
+    root: &std::path::Path,
+    policy: Option<AnswerMore>,
+    rollout: &RolloutRecord,
+) -> Result<LabelTask, String> {
+    let trained = || {
+        let run = RunDir::existing(root).map_err(|error| error.to_string())?;
+        AnswerMore::of_trained(&run).map_err(|error| error.to_string())
+    };
+    let policy = match policy {
+        Some(policy) => Some(policy),
+        None => trained()?,
+    };
+    let Some(policy) = policy else {
+        return Err(
+            "this prompt has one response in rollouts.jsonl, and a ranking needs two: the policy can be asked for more by \
+             the page of the process that trains it (`--serve`), or once PPO has ended"
+                .to_owned(),
+        );
+    };
+    if rollout.prompt_tokens.is_empty() {
+        return Err(
+            "the tokens of this prompt were not recorded, so that the policy can't be asked for more".to_owned()
+        );
+    }
+    let (version, answers) = policy.answers(rollout, N_ASKED).map_err(|error| error.to_string())?;
+    let mut group = vec![RewardRequest {
+        prompt_tokens: rollout.prompt_tokens.clone(),
+        response_tokens: rollout.response_tokens.clone(),
+        prompt: rollout.prompt.clone(),
+        response: rollout.response.clone(),
+        finish: rollout.finish,
+    }];
+    for answer in answers {
+        if group.iter().all(|other| other.response != answer.response) {
+            group.push(answer);
+        }
+    }
+    if group.len() < MIN_RANKED {
+        return Err(format!(
+            "the policy at version {version} gives this response again and again: there is nothing to rank"
+        ));
+    }
+    let newest = rollout.version.0.max(version);
+    let names = RunNames::of(root, PolicyVersion(newest));
+    // Scores of a function, or of a model that reads tokens of its own, are left out.
+    let scores = names.reward_model.as_ref().and_then(|dir| policy.scores(dir.as_ref(), &group).ok());
+    let versions: Vec<u64> = std::iter::once(rollout.version.0).chain(group.iter().skip(1).map(|_| version)).collect();
+    Ok(LabelTask {
+        kind: if group.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
+        prompt: PromptText::Text(rollout.prompt.clone()),
+        responses: group.iter().map(|request| request.response.clone()).collect(),
+        tokens: Some(tokens_of(&group)),
+        origin: Origin {
+            run: Some(names.run),
+            model: None,
+            policy_version: Some(newest),
+            seed: names.seed,
+            reward_model: names.reward_model,
+            scores,
+            versions: (rollout.version.0 != version).then_some(versions),
         },
     })
 }
@@ -148,7 +215,17 @@ pub async fn ask(
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no rollout {id}")));
     }
     let names = RunNames::of(&asked.root, group[0].version);
-    let task = task_of(&group, &names).map_err(|problem| ApiError::new(StatusCode::CONFLICT, problem))?;
+    let task = match task_of(&group, &names) {
+        Some(task) => task,
+        None => {
+            // Where PPO runs in this process, its policy is asked; else the one that the run has come to.
+            let policy = shared.watched.policy().filter(|_| asked.is_followed());
+            let sampled = tokio::task::spawn_blocking(move || task_of_more(&asked.root, policy, &group[0])).await;
+            let sampled =
+                sampled.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+            sampled.map_err(|problem| ApiError::new(StatusCode::CONFLICT, problem))?
+        }
+    };
     let (n_responses, content) = (task.responses.len(), content_id(&task));
     let is_new = keep(&store, task).await?;
     Ok(Json(json!({ "task": content, "n_responses": n_responses, "is_new": is_new })))
@@ -213,7 +290,7 @@ mod tests {
         let many: Vec<RolloutRecord> = (1..=12).map(|n| rollout(5, &"x".repeat(n))).collect();
         assert_eq!(task_of(&many, &names()).unwrap().responses.len(), 9);
         for few in [&[][..], &[rollout(5, "b")], &[rollout(5, "b"), rollout(6, "b")]] {
-            assert!(task_of(few, &names()).is_err());
+            assert!(task_of(few, &names()).is_none());
         }
         let old = RolloutRecord { prompt_tokens: vec![], ..rollout(5, "c") };
         assert_eq!(

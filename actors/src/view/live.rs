@@ -14,6 +14,7 @@ use crate::observe::numbers;
 use crate::observe::ppo_recorder::UpdateRecord;
 use crate::rundir::event_log::LoggedEvent;
 use crate::rundir::{RunDir, Stage, StageDir};
+use crate::stages::answer_more::AnswerMore;
 
 /// A way to the hub, where somebody may look; nothing where nobody does. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -28,19 +29,23 @@ pub struct Watched {
     root: Mutex<PathBuf>,
     /// What is known of it.
     pub hub: Hub,
-    /// What it can be commanded by, while PPO runs in this process.
-    control: Mutex<Option<RunControl>>,
+    /// While PPO runs in this process.
+    flow: Mutex<Option<WatchedFlow>>,
+}
+
+/// PPO that runs in this process.
+#[derive(Clone, Debug)]
+struct WatchedFlow {
+    /// What it can be commanded by.
+    control: RunControl,
+    /// Its policy.
+    policy: AnswerMore,
 }
 
 impl Watched {
     /// The run in this directory, of which nothing is known yet.
     pub fn of(root: &Path) -> Self {
-        Self {
-            home: root.to_owned(),
-            root: Mutex::new(root.to_owned()),
-            hub: Hub::default(),
-            control: Mutex::default(),
-        }
+        Self { home: root.to_owned(), root: Mutex::new(root.to_owned()), hub: Hub::default(), flow: Mutex::default() }
     }
 
     /// The directory that was named: the run's, or that of its rounds.
@@ -61,12 +66,21 @@ impl Watched {
 
     /// What the run can be commanded by, now.
     pub fn control(&self) -> Option<RunControl> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.flow().map(|flow| flow.control)
     }
 
-    fn set_control(&self, control: Option<RunControl>) {
-        let is_commandable = control.is_some();
-        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = control;
+    /// The policy that is being trained, now.
+    pub fn policy(&self) -> Option<AnswerMore> {
+        self.flow().map(|flow| flow.policy)
+    }
+
+    fn flow(&self) -> Option<WatchedFlow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_flow(&self, flow: Option<WatchedFlow>) {
+        let is_commandable = flow.is_some();
+        *self.flow.lock().unwrap_or_else(PoisonError::into_inner) = flow;
         self.hub.write(|known| known.tell(Message::Commandable { is_commandable }));
     }
 }
@@ -112,14 +126,14 @@ impl Live {
         self.tell(|watched| directory::load(dir, &watched.hub));
     }
 
-    /// The flow has begun, and takes commands.
-    pub fn began(&self, control: RunControl) {
-        self.tell(|watched| watched.set_control(Some(control)));
+    /// The flow has begun, takes commands, and its policy can be asked.
+    pub fn began(&self, control: RunControl, policy: AnswerMore) {
+        self.tell(|watched| watched.set_flow(Some(WatchedFlow { control, policy })));
     }
 
     /// The flow has ended.
     pub fn ended(&self) {
-        self.tell(|watched| watched.set_control(None));
+        self.tell(|watched| watched.set_flow(None));
     }
 
     /// An update is recorded, with its rollouts.
