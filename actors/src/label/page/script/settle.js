@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { verdictOf } from "./differences.js";
-import { byId, fill, h, letter } from "./dom.js";
+import { byId, fill, h, letter, visible } from "./dom.js";
 import { fullDraft, isRanked, notes } from "./form.js";
 import { makeRanking, makeVerdict } from "./ranking.js";
 import { makeResponse } from "./responses.js";
@@ -37,7 +37,7 @@ function opinion(labels) {
       h("h3", { dir: "auto" }, one.labeler),
       h("p", { class: "order" }, verdictOf(one)),
       all.length > 0 && h("ul", {}, all),
-      one.notes && h("p", { class: "notes-text", dir: "auto" }, one.notes),
+      one.notes && h("p", { class: "notes-text", dir: "auto" }, visible(one.notes)),
       h("p", { class: "quiet" }, `Revision ${one.revision}, ${when(one.time)}`));
   };
 }
