@@ -166,7 +166,11 @@ async fn hostile_text_is_inert_where_it_is_settled() {
     browser.click(".disagreement h3 a").await;
     browser.says("anna: <script>window.hacked = 1</script>").await;
     browser.says("U+202E").await;
-    assert_eq!(browser.run("return document.querySelectorAll('.notes-text mark').length").await, 2, "in each one's notes");
+    assert_eq!(
+        browser.run("return document.querySelectorAll('.notes-text mark').length").await,
+        2,
+        "in each one's notes"
+    );
     assert_eq!(browser.run(live).await, json!([null, 0]));
     browser.click("#source").await;
     let source = "return document.querySelector('.response .source').textContent";

@@ -1,5 +1,6 @@
 //! `collimate iterate`: rounds of rankings, reward model and PPO.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
@@ -178,7 +179,7 @@ fn rankings_of_a_file_are_waited_for_and_must_be_of_what_was_asked() {
 fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_round() {
     let home = home(
         "[collect]\nsource = \"page\"\nn_prompts = 5\nk = 3\nmax_new_tokens = 8\n\
-         [collect.page]\naddr = \"0\"\n[collect.page.label]\nlabelers = [\"anna\", \"ben\"]\noverlap = 2\nrepeat_share = 0.0\n",
+         [collect.page]\naddr = \"0\"\nacquire = { by = \"margin\" }\n[collect.page.label]\nlabelers = [\"anna\", \"ben\"]\noverlap = 2\nrepeat_share = 0.0\n",
     );
     let arguments = ["iterate", "recipe.toml", "--out", "r", "--serve=0"];
     let mut child = home.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -251,6 +252,23 @@ fn people_rank_on_the_page_while_it_waits_and_keep_their_links_from_round_to_rou
         assert!(line["tokens"].is_object() && line["task"].is_string(), "{line}");
         assert!(["anna", "ben"].contains(&line["labeler"].as_str().unwrap()), "{line}");
     }
+    // No reward model chose what the first round asked; the one of the first round chose what the second asked first.
+    home.succeed(&["label", "export", "r/answers.db", "out.jsonl"]);
+    let arms = |round: usize| -> BTreeSet<String> {
+        let of_round: BTreeSet<String> = home
+            .read(format!("r/round-{round}/collect/tasks.jsonl"))
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["responses"].to_string())
+            .collect();
+        let exported = home.read("out.jsonl");
+        let lines = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .filter(|line| of_round.contains(&line["responses"].to_string()))
+            .map(|line| line["arm"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(arms(1), BTreeSet::from(["random".to_owned()]));
+    assert_eq!(arms(2), BTreeSet::from(["random".to_owned(), "acquired".to_owned()]));
     // What the second round asks remembers who wrote it, and what the reward model made of it that they were trained on.
     let root = home.path("r/round-1").canonicalize().unwrap();
     for task in home.read("r/round-2/collect/tasks.jsonl").lines() {

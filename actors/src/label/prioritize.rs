@@ -20,6 +20,11 @@ use collimate_models::arch::{HeadKind, Precision};
 /// Tasks that are in memory as text at once.
 const BATCH: usize = 512;
 
+/// Heads that may disagree, unless another number is given.
+pub const DEFAULT_HEADS: usize = 16;
+/// Tasks that a reward model looks at at most, unless another number is given.
+pub const DEFAULT_MOST: usize = 20_000;
+
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrioritizeError {

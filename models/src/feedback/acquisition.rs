@@ -11,6 +11,7 @@ pub mod heads;
 
 use collimate_protocol::records::Arm;
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::heads::{Heads, Scale};
@@ -24,7 +25,7 @@ const N_DIVERSE: usize = 512;
 const N_CANDIDATES_EACH: usize = 8;
 
 /// How tasks are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AcquireBy {
     /// At random, all of them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use collimate_models::feedback::acquisition::{AcquireBy, LEAST_RANDOM_SHARE};
 
+use crate::label::prioritize::{DEFAULT_HEADS, DEFAULT_MOST};
 use crate::label::server::DEFAULT_PORT;
 use crate::label::transfer::Export;
 
@@ -105,10 +106,10 @@ pub enum LabelCommand {
         #[arg(long, value_name = "SHARE", default_value_t = LEAST_RANDOM_SHARE)]
         random_share: f64,
         /// Small heads that may disagree.
-        #[arg(long, value_name = "N", default_value_t = 16)]
+        #[arg(long, value_name = "N", default_value_t = DEFAULT_HEADS)]
         heads: usize,
         /// The reward model looks at no more than so many tasks, drawn at random; the others come after them.
-        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        #[arg(long, value_name = "N", default_value_t = DEFAULT_MOST)]
         most: usize,
         /// Where the random numbers come from.
         #[arg(long, default_value_t = 0)]

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use collimate_models::data::limit::TooLong;
+use collimate_models::feedback::acquisition::{AcquireBy, LEAST_RANDOM_SHARE};
 use collimate_models::reward::BuiltinReward;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::label::config::LabelConfig;
+use crate::label::prioritize::{DEFAULT_HEADS, DEFAULT_MOST, Prioritize};
 use crate::label::server::DEFAULT_PORT;
 use crate::stages::context::StageError;
 use crate::stages::labeler::Asked;
@@ -78,13 +80,52 @@ pub struct PageConfig {
     /// folder; all rounds of `collimate iterate` share one in the run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub db: Option<PathBuf>,
+    /// Which tasks come first, where fewer are wanted (`n_enough`) than there are. Without this table they come in the order
+    /// of the prompts, which were picked at random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acquire: Option<AcquireConfig>,
     /// How people label: as in a file of `collimate label`, without its tasks.
     pub label: LabelConfig,
 }
 
+/// Which tasks come first, as `collimate label prioritize` places them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcquireConfig {
+    /// "margin" (those whose responses the reward model scores most alike), "disagreement" (those on whose order many small
+    /// heads on it disagree, and that differ among themselves) or "random". The reward model is `collect.reward_model`, in
+    /// `collimate iterate` the one of the round before; where there is none, as in a first round, all are drawn at random.
+    pub by: AcquireBy,
+    /// The share of tasks that is drawn at random all the same, 0.2 to 1.
+    pub random_share: f64,
+    /// Heads that may disagree.
+    pub n_heads: usize,
+    /// The reward model looks at no more than so many tasks.
+    pub n_most: usize,
+}
+
+impl Default for AcquireConfig {
+    fn default() -> Self {
+        Self {
+            by: AcquireBy::Disagreement,
+            random_share: LEAST_RANDOM_SHARE,
+            n_heads: DEFAULT_HEADS,
+            n_most: DEFAULT_MOST,
+        }
+    }
+}
+
+impl AcquireConfig {
+    /// As what places tasks takes it.
+    pub fn prioritize(&self, seed: u64) -> Prioritize {
+        let Self { by, random_share, n_heads, n_most } = *self;
+        Prioritize { by, random_share, n_heads, n_most, seed }
+    }
+}
+
 impl Default for PageConfig {
     fn default() -> Self {
-        Self { addr: DEFAULT_PORT.to_owned(), url: None, db: None, label: LabelConfig::default() }
+        Self { addr: DEFAULT_PORT.to_owned(), url: None, db: None, acquire: None, label: LabelConfig::default() }
     }
 }
 
@@ -179,6 +220,10 @@ impl PageConfig {
                 "collect.page.label.tasks is set, but the tasks are the stage's own: remove it".into(),
             ));
         }
+        if let Some(acquire) = &self.acquire {
+            let problem = |error| StageError::Setting(format!("[collect.page.acquire]: {error}"));
+            acquire.prioritize(0).check().map_err(problem)?;
+        }
         self.label.check().map_err(|problem| StageError::Setting(format!("[collect.page.label]: {problem}")))
     }
 }
@@ -208,5 +253,8 @@ mod tests {
         let label = LabelConfig { tasks: vec!["t.jsonl".into()], ..LabelConfig::default() };
         let page = PageConfig { label, ..PageConfig::default() };
         refused(CollectConfig { page: Some(page), ..of_people() }, "collect.page.label.tasks");
+        let acquire = Some(AcquireConfig { random_share: 0.1, ..AcquireConfig::default() });
+        let page = PageConfig { acquire, ..PageConfig::default() };
+        refused(CollectConfig { page: Some(page), ..of_people() }, "[collect.page.acquire]: the random share is 0.1");
     }
 }

@@ -1,13 +1,16 @@
 //! The page of `collimate label`, served while the stage waits for enough rankings.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use collimate_models::feedback::acquisition::AcquireBy;
 use collimate_protocol::records::LabelTask;
 
-use super::config::CollectConfig;
+use super::config::{AcquireConfig, CollectConfig};
 use super::tasks::{Line, Tasks};
 use crate::label::links;
+use crate::label::prioritize::{NamedReader, PrioritizeError, Prioritized, prioritize};
 use crate::label::server::{LabelServer, ServeError};
 use crate::label::store::answers::{self, Which};
 use crate::label::store::tasks::{self as stored, Purpose};
@@ -45,6 +48,9 @@ pub fn wait(
     for file in &page.label.screening {
         transfer::import(&store, file, ImportAs::Screening)?;
     }
+    if let Some(acquire) = &page.acquire {
+        place(&store, acquire, config.reward_model.as_deref(), context)?;
+    }
     let server = LabelServer::new(
         store.clone(),
         &page.label,
@@ -81,6 +87,27 @@ pub fn wait(
             context.check_stop()?;
         }
     })
+}
+
+/// Puts the tasks in an order.
+fn place(
+    store: &Store,
+    acquire: &AcquireConfig,
+    reward_model: Option<&Path>,
+    context: &mut StageContext<'_>,
+) -> Result<(), StageError> {
+    let problem = |error: PrioritizeError| StageError::Setting(error.to_string());
+    let mut how = acquire.prioritize(context.seed);
+    let model = reward_model.filter(|_| how.by != AcquireBy::Random);
+    let reader = model.map(|dir| NamedReader::open(dir, &context.device)).transpose().map_err(problem)?;
+    if reader.is_none() {
+        how.by = AcquireBy::Random;
+    }
+    let Prioritized { n_random, n_acquired, .. } = prioritize(store, &how, reader.as_ref()).map_err(problem)?;
+    context
+        .observer
+        .note(&format!("{n_random} open tasks were drawn at random, {n_acquired} for the reward model to choose"));
+    Ok(())
 }
 
 /// Adds what is not there yet.

@@ -97,7 +97,7 @@ fn trained_by(policy: &Path) -> Option<(String, u64)> {
     is_its_own.then(|| (run.root().display().to_string(), summary.n_updates))
 }
 
-/// Which prompts are put to labelers. This is the place for other ways to choose them than at random.
+/// Which prompts are answered.
 fn pick<T>(prompts: Vec<T>, config: &CollectConfig, context: &StageContext<'_>) -> Result<Vec<T>, StageError> {
     config.asked().pick(prompts, context.seed)
 }
