@@ -208,6 +208,17 @@ impl Browser {
         serde_json::from_value(found).expect("a list of texts")
     }
 
+    /// What is wrong with the page as it is seen, each told with its name: it is wider than the screen, or has a serious
+    /// fault of accessibility. A picture of it is kept.
+    pub async fn faults(&self, name: &str) -> Vec<String> {
+        self.screenshot(name).await;
+        let mut faults = self.serious_violations().await;
+        if self.run("return document.documentElement.scrollWidth > innerWidth").await == true {
+            faults.push("wider than the screen".to_owned());
+        }
+        faults.into_iter().map(|fault| format!("{name}: {fault}")).collect()
+    }
+
     /// Writes what is seen to `target/screenshots/NAME.png`.
     pub async fn screenshot(&self, name: &str) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots");

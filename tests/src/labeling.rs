@@ -145,6 +145,18 @@ impl Client {
     }
 }
 
+/// Imports a file whose first line is good, and whose second one is it with a change that is refused by its number; what is
+/// said.
+pub fn refused_line(home: &Home, change: &Value) -> String {
+    let good = json!({ "prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "labeler": "anna" });
+    let mut bad = good.clone();
+    bad.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+    home.write("in.jsonl", format!("{good}\n{bad}\n"));
+    let error = home.fail(&["label", "import", "label.db", "in.jsonl"]);
+    assert!(error.contains("in.jsonl:2: "), "{error}");
+    error
+}
+
 /// A draft that ranks a task's responses in the order of their texts.
 pub fn by_text(task: &Value) -> Value {
     let texts: Vec<&str> =

@@ -136,12 +136,7 @@ async fn neither_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_
                 open_used_label(&browser).await;
                 browser.says("updates of PPO followed").await;
             }
-            browser.screenshot(&format!("label-{page}-{name}")).await;
-            if browser.run("return document.documentElement.scrollWidth > innerWidth").await == true {
-                faults.push(format!("{page} {name}: wider than the screen"));
-            }
-            faults
-                .extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
+            faults.extend(browser.faults(&format!("label-{page}-{name}")).await);
         }
         browser.close().await;
     }

@@ -382,13 +382,7 @@ async fn no_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_or_da
         let mut faults = Vec::new();
         let browser = Browser::open(look).await;
         let mut see = async |page: &str| {
-            browser.screenshot(&format!("label-{page}-{name}")).await;
-            let wide = browser.run("return document.documentElement.scrollWidth > innerWidth").await;
-            if wide == true {
-                faults.push(format!("{page} {name}: wider than the screen"));
-            }
-            faults
-                .extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
+            faults.extend(browser.faults(&format!("label-{page}-{name}")).await);
         };
         browser.go(&format!("{}/login", served.url())).await;
         browser.says("This page is opened by a link of your own").await;

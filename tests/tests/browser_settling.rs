@@ -205,12 +205,7 @@ async fn neither_page_has_a_serious_fault_of_accessibility_wide_or_narrow_light_
         for (page, path, told) in pages {
             browser.go(&format!("{}{path}", served.url())).await;
             browser.says(told).await;
-            browser.screenshot(&format!("label-{page}-{name}")).await;
-            if browser.run("return document.documentElement.scrollWidth > innerWidth").await == true {
-                faults.push(format!("{page} {name}: wider than the screen"));
-            }
-            faults
-                .extend(browser.serious_violations().await.into_iter().map(|fault| format!("{page} {name}: {fault}")));
+            faults.extend(browser.faults(&format!("label-{page}-{name}")).await);
         }
         browser.close().await;
     }

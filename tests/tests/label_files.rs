@@ -13,7 +13,7 @@ use collimate_protocol::records::{
 };
 use collimate_tests::cases::cases;
 use collimate_tests::command_line::Home;
-use collimate_tests::labeling::tasks as task_lines;
+use collimate_tests::labeling::{refused_line, tasks as task_lines};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -244,15 +244,7 @@ fn prompts_alone_are_for_demonstrations_and_rankings_without_a_labeler_are_to_be
 #[test]
 fn bad_files_are_named_by_line_and_key() {
     let home = home();
-    let good = json!({ "prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "labeler": "anna" });
-    let refused = |change: Value| {
-        let mut bad = good.clone();
-        bad.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        home.write("in.jsonl", format!("{good}\n{bad}\n"));
-        let error = home.fail(&["label", "import", "label.db", "in.jsonl"]);
-        assert!(error.contains("in.jsonl:2: "), "{error}");
-        error
-    };
+    let refused = |change: Value| refused_line(&home, &change);
     assert!(refused(json!({ "ranks": [1] })).contains("has 2 responses and 1 ranks"));
     assert!(refused(json!({ "time": "yesterday" })).contains("key `time` is \"yesterday\", expected a time"));
     assert!(refused(json!({ "shown": [0, 0] })).contains("key `shown` is [0, 0], expected an order of 2 responses"));

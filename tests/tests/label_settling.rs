@@ -5,7 +5,7 @@ use std::path::Path;
 use collimate_models::data::Records;
 use collimate_protocol::records::Comparison;
 use collimate_tests::command_line::Home;
-use collimate_tests::labeling::{Client, Served, by_text, tasks};
+use collimate_tests::labeling::{Client, Served, by_text, refused_line, tasks};
 use serde_json::{Value, json};
 
 /// Tasks of three responses that anna ranks in their order and ben the other way round.
@@ -152,15 +152,7 @@ fn what_is_settled_goes_from_database_to_database_without_doubles() {
 #[test]
 fn a_settled_line_that_settles_nothing_is_refused_by_its_number() {
     let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
-    let good = json!({ "prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "labeler": "anna" });
-    let refused = |change: Value| {
-        let mut bad = good.clone();
-        bad.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        home.write("in.jsonl", format!("{good}\n{bad}\n"));
-        let error = home.fail(&["label", "import", "label.db", "in.jsonl"]);
-        assert!(error.contains("in.jsonl:2: "), "{error}");
-        error
-    };
+    let refused = |change: Value| refused_line(&home, &change);
     assert!(refused(json!({ "settled": "yes" })).contains("key `settled`"));
     let screening = json!({ "settled": true, "known_ranks": [1, 2], "prompt": "b" });
     assert!(refused(screening).contains("there is nothing to settle"));

@@ -14,6 +14,7 @@ use collimate_protocol::{PolicyVersion, Prompt, Snapshot, Ticket, TicketId};
 
 use super::context::StageError;
 use super::inputs::{InputModel, ModelFiles};
+use super::ppo_reward::open_sharing;
 use super::recipe::Recipe;
 use super::sampling;
 use crate::config;
@@ -85,8 +86,7 @@ impl AnswerMore {
     /// # Errors
     /// It can't be read, or reads other tokens.
     pub fn scores(&self, reward_model: &Path, requests: &[RewardRequest]) -> Result<Vec<f32>, StageError> {
-        let files = ModelFiles::open(reward_model, HeadKind::Scalar)?;
-        self.tokenizer.require_same("the policy", &files.tokenizer, &reward_model.display().to_string())?;
+        let files = open_sharing(reward_model, "the policy", &self.tokenizer)?;
         let InputModel { config, weights } = files.load(&Device::Cpu, Precision::F32)?;
         Ok(RewardModelScorer::new(&config, &weights)?.scores(requests)?)
     }

@@ -183,11 +183,9 @@ fn run_flow(
                 event = events.recv() => match event {
                     Ok(event) => {
                         tell(&event, context.observer);
-                        let unknown_shift = match &event {
-                            RunEvent::Replacing { reward_model, .. } => unknown_shift(&reward_model.dir),
-                            _ => None,
-                        };
-                        if let Some(warning) = unknown_shift {
+                        if let RunEvent::Replacing { reward_model, .. } = &event
+                            && let Some(warning) = unknown_shift(&reward_model.dir)
+                        {
                             context.observer.warn(&warning);
                             live.warn(status.borrow().version, warning);
                         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::roles::{OwnTokens, RetokenizingScorer, RewardModelScorer};
+use collimate_models::tokenizer::Tokenizer;
 use collimate_protocol::records::PromptText;
 use collimate_protocol::roles::{RewardFunction, RewardModels, Unmendable};
 use collimate_protocol::{RewardModelId, RoleError};
@@ -64,13 +65,17 @@ impl RewardModel {
 
 /// Config and tokenizer of the reward model, which must be the policy's tokenizer unless it reads tokens of its own.
 pub fn open_reward_model(dir: &Path, sft: &ModelFiles, reads_own: bool) -> Result<ModelFiles, StageError> {
-    let files = ModelFiles::open(dir, HeadKind::Scalar)?;
     if reads_own {
-        return Ok(files);
+        return ModelFiles::open(dir, HeadKind::Scalar);
     }
+    open_sharing(dir, &sft.dir.display().to_string(), &sft.tokenizer)
+}
+
+/// Config and tokenizer of a reward model that must read the policy's tokens; `policy` names that.
+pub fn open_sharing(dir: &Path, policy: &str, tokenizer: &Tokenizer) -> Result<ModelFiles, StageError> {
+    let files = ModelFiles::open(dir, HeadKind::Scalar)?;
     // Its ids would mean other words to it than to the policy.
-    let (this, other) = (sft.dir.display().to_string(), dir.display().to_string());
-    sft.tokenizer.require_same(&this, &files.tokenizer, &other).map_err(|error| {
+    tokenizer.require_same(policy, &files.tokenizer, &dir.display().to_string()).map_err(|error| {
         StageError::Setting(format!("{error}; with ppo.reward_tokens = \"own\" the reward model reads the text anew"))
     })?;
     Ok(files)

@@ -12,7 +12,8 @@ use super::ppo_config::PpoStageConfig;
 use super::pretrain::PretrainConfig;
 use super::reward::RewardConfig;
 use super::sft::SftConfig;
-use crate::hub;
+use crate::rundir::RunDir;
+use crate::{config, hub};
 
 /// A recipe. A stage runs when its table is present, and starts from what the stage before it wrote unless it names
 /// another input. Relative paths are relative to the recipe file.
@@ -82,6 +83,11 @@ impl Default for CorpusConfig {
 }
 
 impl Recipe {
+    /// The recipe of the run in a directory; `None` where there is none, or it can't be read.
+    pub fn of_run(dir: &RunDir) -> Option<Self> {
+        config::load(&dir.config(), &[]).ok()
+    }
+
     /// Makes every relative path relative to `base`, the recipe file's directory.
     pub fn resolve_paths(&mut self, base: &Path) {
         let resolve = |path: &mut PathBuf| {

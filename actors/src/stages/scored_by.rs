@@ -6,7 +6,6 @@ use collimate_protocol::messages::RunEvent;
 use collimate_protocol::{PolicyVersion, SettingChange};
 
 use super::recipe::Recipe;
-use crate::config;
 use crate::rundir::event_log::LoggedEvent;
 use crate::rundir::{RunDir, Stage, StageDir, read_jsonl};
 
@@ -40,7 +39,7 @@ pub fn reward_models(root: &Path) -> Vec<ScoredBy> {
 
 /// The one that PPO began with.
 fn first_model(root: &Path) -> Option<PathBuf> {
-    let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
+    let recipe = RunDir::existing(root).ok().and_then(|dir| Recipe::of_run(&dir));
     let own = StageDir::at(&std::path::absolute(root).ok()?.join(Stage::Reward.name()));
     match recipe.and_then(|recipe| recipe.ppo).map(|ppo| ppo.stage) {
         Some(stage) if stage.builtin.is_some() || stage.process.is_some() => None,

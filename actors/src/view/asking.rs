@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use collimate_models::data::comparisons::{MAX_RANKED, MIN_RANKED};
 use collimate_protocol::PolicyVersion;
-use collimate_protocol::records::{Arm, ComparisonTokens, LabelTask, Origin, PromptText, RolloutRecord, TaskKind};
+use collimate_protocol::records::{Arm, LabelTask, Origin, PromptText, RolloutRecord, TaskKind};
 use collimate_protocol::roles::RewardRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use super::rounds::Asked;
 use super::routes::{RolloutId, read};
 use super::server::Shared;
-use crate::config;
 use crate::label::store::tasks::{Purpose, add, content_id, most_wanted};
 use crate::label::store::{Store, places};
 use crate::rundir::{RolloutQuery, RunDir};
@@ -44,7 +43,7 @@ pub struct RunNames {
 impl RunNames {
     /// For rollouts of this version.
     fn of(root: &std::path::Path, version: PolicyVersion) -> Self {
-        let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
+        let recipe = RunDir::existing(root).ok().and_then(|dir| Recipe::of_run(&dir));
         let before = reward_models(root).into_iter().take_while(|scored| scored.since <= version);
         Self {
             run: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
@@ -58,33 +57,49 @@ impl RunNames {
 /// else of all versions. Responses that are the same stand once. `None` where there is nothing to compare.
 pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Option<LabelTask> {
     let chosen = rollouts.first()?;
-    let distinct = |of: &mut dyn Iterator<Item = &RolloutRecord>| {
-        let mut group: Vec<RolloutRecord> = Vec::new();
-        for rollout in of {
+    let distinct = |is_of: &dyn Fn(&RolloutRecord) -> bool| {
+        let mut group: Vec<&RolloutRecord> = Vec::new();
+        for rollout in rollouts.iter().filter(|rollout| is_of(rollout)) {
             let is_new = group.iter().all(|other| other.response_tokens != rollout.response_tokens);
             if is_new && group.len() < MAX_RANKED {
-                group.push(rollout.clone());
+                group.push(rollout);
             }
         }
         group
     };
-    let mut group = distinct(&mut rollouts.iter().filter(|rollout| rollout.version == chosen.version));
+    let mut group = distinct(&|rollout| rollout.version == chosen.version);
     if group.len() < MIN_RANKED {
-        group = distinct(&mut rollouts.iter());
+        group = distinct(&|_| true);
     }
     if group.len() < MIN_RANKED {
         return None;
     }
-    let tokens = ComparisonTokens {
-        prompt: chosen.prompt_tokens.clone(),
-        responses: group.iter().map(|rollout| rollout.response_tokens.clone()).collect(),
-    };
-    let versions: Vec<u64> = group.iter().map(|rollout| rollout.version.0).collect();
+    let versions = group.iter().map(|rollout| rollout.version.0).collect();
+    let scores = group.iter().map(|rollout| rollout.score).collect();
+    let responses: Vec<RewardRequest> = group.into_iter().map(response_of).collect();
+    Some(ranking(names, &responses, versions, Some(scores)))
+}
+
+/// A rollout's response, as a reward model reads it.
+fn response_of(rollout: &RolloutRecord) -> RewardRequest {
+    RewardRequest {
+        prompt_tokens: rollout.prompt_tokens.clone(),
+        response_tokens: rollout.response_tokens.clone(),
+        prompt: rollout.prompt.clone(),
+        response: rollout.response.clone(),
+        finish: rollout.finish,
+    }
+}
+
+/// The task to rank responses to one prompt, of which there are some. Each has the version that gave it.
+fn ranking(names: &RunNames, responses: &[RewardRequest], versions: Vec<u64>, scores: Option<Vec<f32>>) -> LabelTask {
     let is_one_version = versions.iter().all(|version| *version == versions[0]);
-    Some(LabelTask {
-        kind: if group.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
-        prompt: PromptText::Text(chosen.prompt.clone()),
-        responses: group.iter().map(|rollout| rollout.response.clone()).collect(),
+    let tokens = tokens_of(responses);
+    LabelTask {
+        kind: if responses.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
+        prompt: PromptText::Text(responses[0].prompt.clone()),
+        responses: responses.iter().map(|response| response.response.clone()).collect(),
+        // Records of before hold none of the prompt.
         tokens: (!tokens.prompt.is_empty()).then_some(tokens),
         origin: Origin {
             run: Some(names.run.clone()),
@@ -92,10 +107,10 @@ pub fn task_of(rollouts: &[RolloutRecord], names: &RunNames) -> Option<LabelTask
             policy_version: versions.iter().max().copied(),
             seed: names.seed,
             reward_model: names.reward_model.clone(),
-            scores: Some(group.iter().map(|rollout| rollout.score).collect()),
+            scores,
             versions: (!is_one_version).then_some(versions),
         },
-    })
+    }
 }
 
 /// Makes a ranking task of a rollout and of what the policy answers to its prompt now.
@@ -128,13 +143,7 @@ fn task_of_more(
         );
     }
     let (version, answers) = policy.answers(rollout, N_ASKED).map_err(|error| error.to_string())?;
-    let mut group = vec![RewardRequest {
-        prompt_tokens: rollout.prompt_tokens.clone(),
-        response_tokens: rollout.response_tokens.clone(),
-        prompt: rollout.prompt.clone(),
-        response: rollout.response.clone(),
-        finish: rollout.finish,
-    }];
+    let mut group = vec![response_of(rollout)];
     for answer in answers {
         if group.iter().all(|other| other.response != answer.response) {
             group.push(answer);
@@ -149,22 +158,8 @@ fn task_of_more(
     let names = RunNames::of(root, PolicyVersion(newest));
     // Scores of a function, or of a model that reads tokens of its own, are left out.
     let scores = names.reward_model.as_ref().and_then(|dir| policy.scores(dir.as_ref(), &group).ok());
-    let versions: Vec<u64> = std::iter::once(rollout.version.0).chain(group.iter().skip(1).map(|_| version)).collect();
-    Ok(LabelTask {
-        kind: if group.len() == 2 { TaskKind::Compare } else { TaskKind::Rank },
-        prompt: PromptText::Text(rollout.prompt.clone()),
-        responses: group.iter().map(|request| request.response.clone()).collect(),
-        tokens: Some(tokens_of(&group)),
-        origin: Origin {
-            run: Some(names.run),
-            model: None,
-            policy_version: Some(newest),
-            seed: names.seed,
-            reward_model: names.reward_model,
-            scores,
-            versions: (rollout.version.0 != version).then_some(versions),
-        },
-    })
+    let versions = std::iter::once(rollout.version.0).chain(group.iter().skip(1).map(|_| version)).collect();
+    Ok(ranking(&names, &group, versions, scores))
 }
 
 /// Puts the task before all others of the project, unless it is there. Tells whether it is new.

@@ -18,7 +18,6 @@ use super::hub::Known;
 use super::rounds::{Asked, Round};
 use super::server::Shared;
 use super::{asking, control, stream, token_texts};
-use crate::config;
 use crate::rundir::rollout_index::RolloutPage;
 use crate::rundir::{RolloutIndex, RolloutQuery, RunDir, RunDirError, Stage};
 use crate::stages::recipe::Recipe;
@@ -149,12 +148,11 @@ async fn run(State(shared): State<Arc<Shared>>, asked: Asked) -> Result<Json<Val
 
 /// The settings that the page shows, as the run's recipe has them; `null` where it can't be read.
 fn settings(root: &std::path::Path) -> Value {
-    let recipe: Option<Recipe> = RunDir::existing(root).ok().and_then(|dir| config::load(&dir.config(), &[]).ok());
-    let reward_model = recipe.as_ref().zip(RunDir::existing(root).ok()).and_then(|(recipe, dir)| {
-        // Where something else gives the scores there is none to show.
-        input_models(recipe, &dir).ok().and_then(|(_, reward_model)| reward_model)
-    });
-    let Some(ppo) = recipe.and_then(|recipe| recipe.ppo) else { return Value::Null };
+    let run = RunDir::existing(root).ok().and_then(|dir| Some((Recipe::of_run(&dir)?, dir)));
+    let Some((recipe, dir)) = run else { return Value::Null };
+    // Where something else gives the scores there is none to show.
+    let reward_model = input_models(&recipe, &dir).ok().and_then(|(_, reward_model)| reward_model);
+    let Some(ppo) = recipe.ppo else { return Value::Null };
     json!({
         "reward_model": reward_model,
         "kl_coef": ppo.objective.kl_coef,

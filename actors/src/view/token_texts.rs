@@ -6,7 +6,6 @@ use collimate_models::tokenizer::Tokenizer;
 use collimate_protocol::FinishReason;
 use collimate_protocol::records::RolloutRecord;
 
-use crate::config;
 use crate::rundir::RunDir;
 use crate::rundir::pieces::pieces;
 use crate::stages::inputs::ModelFiles;
@@ -16,7 +15,7 @@ use crate::stages::run::input_models;
 /// The tokenizer of the models that the run in a directory trains; `None` where they are not on this machine any more.
 pub fn tokenizer_of(root: &Path) -> Option<Tokenizer> {
     let dir = RunDir::existing(root).ok()?;
-    let recipe: Recipe = config::load(&dir.config(), &[]).ok()?;
+    let recipe = Recipe::of_run(&dir)?;
     let (sft, _) = input_models(&recipe, &dir).ok()?;
     // To look at a run fetches nothing.
     let files = sft.exists().then(|| ModelFiles::open_any(&sft))?.ok()?;

@@ -482,25 +482,27 @@ fn a_labeler_s_alpha_is_told_once_enough_is_shared() {
     assert_eq!(told[2], None, "cleo ranked nothing");
 }
 
+/// A file with one task, made what an earlier version had.
+fn file_as_it_was(path: &Path, unmake: &str) {
+    let store = Store::open(path).unwrap();
+    store.write_now(|connection| add(connection, &ranking(0), &Purpose::Work { wanted: 1 }).map(drop)).unwrap();
+    drop(store);
+    Connection::open(path).unwrap().execute_batch(unmake).unwrap();
+}
+
 #[test]
 fn a_file_of_the_first_version_is_taken_on_with_all_that_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("old.db");
-    let store = Store::open(&path).unwrap();
-    store.write_now(|connection| add(connection, &ranking(0), &Purpose::Work { wanted: 1 }).map(drop)).unwrap();
-    drop(store);
-    // As the first version had it.
-    let old = Connection::open(&path).unwrap();
-    old.execute_batch(
+    file_as_it_was(
+        &path,
         "DROP VIEW settled; DROP TABLE settlements;
          DROP INDEX tasks_placed; DROP INDEX tasks_open;
          ALTER TABLE tasks DROP COLUMN arm; ALTER TABLE tasks DROP COLUMN place; ALTER TABLE tasks DROP COLUMN told;
          ALTER TABLE labelers DROP COLUMN last_place;
          CREATE INDEX tasks_open ON tasks (id) WHERE known IS NULL AND n_taken < wanted;
          PRAGMA user_version = 1;",
-    )
-    .unwrap();
-    drop(old);
+    );
     let store = Store::open(&path).unwrap();
     let open = store.read(places::open_tasks).unwrap();
     assert_eq!((open.len(), open[0].arm), (1, None));

@@ -172,13 +172,7 @@ fn a_settled_task_stays_listed_when_its_labelers_come_to_agree() {
 fn a_file_of_the_second_version_is_taken_on_with_all_that_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("old.db");
-    let store = Store::open(&path).unwrap();
-    store.write_now(|connection| add(connection, &ranking(0), &Purpose::Work { wanted: 1 }).map(drop)).unwrap();
-    drop(store);
-    // As the second version had it.
-    let old = Connection::open(&path).unwrap();
-    old.execute_batch("DROP VIEW settled; DROP TABLE settlements; PRAGMA user_version = 2;").unwrap();
-    drop(old);
+    file_as_it_was(&path, "DROP VIEW settled; DROP TABLE settlements; PRAGMA user_version = 2;");
     let store = Store::open(&path).unwrap();
     let settled = store.write_now(|connection| {
         let admin = labelers::add(connection, "admin")?;
