@@ -236,6 +236,8 @@ fn around<E: ?Sized + Send + 'static>(
 
 /// The outcome as it would have been of the flow itself.
 pub fn unwrapped<W, T>(outcome: FlowOutcome<W, SabotagedTrainer<T>>) -> FlowOutcome<W, T> {
-    let FlowOutcome { version, tickets, stopped, n_sink_failures, elapsed_s, snapshot, trainer } = outcome;
-    FlowOutcome { version, tickets, stopped, n_sink_failures, elapsed_s, snapshot, trainer: trainer.trainer }
+    let FlowOutcome { version, tickets, stopped, n_sink_failures, reward_model, elapsed_s, snapshot, trainer } =
+        outcome;
+    let trainer = trainer.trainer;
+    FlowOutcome { version, tickets, stopped, n_sink_failures, reward_model, elapsed_s, snapshot, trainer }
 }

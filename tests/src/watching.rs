@@ -150,7 +150,7 @@ pub struct Served {
     /// Its page.
     pub viewer: Viewer,
     /// The rest of what it tells, so that it can go on telling.
-    _stderr: BufReader<ChildStderr>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl Served {
@@ -164,7 +164,7 @@ impl Served {
             let mut line = String::new();
             assert!(stderr.read_line(&mut line).expect("text") > 0, "no link: {told}");
             if let Some((_, link)) = line.split_once("watch and steer the run at ") {
-                return Self { process, viewer: Viewer::of(link), _stderr: stderr };
+                return Self { process, viewer: Viewer::of(link), stderr };
             }
             told.push_str(&line);
         }
@@ -175,6 +175,13 @@ impl Served {
         // SAFETY: the process has not been waited for, so that its number is its own.
         let sent = unsafe { libc::kill(self.process.0.id() as libc::pid_t, libc::SIGINT) };
         assert_eq!(sent, 0);
+        self.process.0.wait().expect("it ends").code()
+    }
+
+    /// Waits for its end; its exit code.
+    pub fn ended(mut self) -> Option<i32> {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("text");
         self.process.0.wait().expect("it ends").code()
     }
 }

@@ -84,19 +84,42 @@ fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_we
     assert!(events.contains("\"changed\"") && events.contains("\"checkpointed\""), "{events}");
 }
 
+/// A reward model in `other/reward/model`.
+fn train_other_reward_model(home: &Home) {
+    let settings = ["seed=9", "reward.sft=before/sft/model"].into_iter().flat_map(|set| ["--set", set]);
+    home.succeed(&["reward", "recipe.toml", "--out", "other"].into_iter().chain(settings).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_compared_in_the_end_is_scored_by_the_reward_model_that_gave_the_last_scores() {
+    let home = home();
+    train_other_reward_model(&home);
+    let mut arguments = ppo(&["ppo.n_updates=300", "ppo.mode=threaded"]);
+    arguments.push("--serve=0");
+    let served = Served::run(&mut home.command(&arguments));
+    let mut messages = served.viewer.listen("");
+    messages.until(|message| message["kind"] == "updated");
+    let answer = served.viewer.post("/api/reward-model", &json!({ "dir": "other/reward/model" }));
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert_eq!(served.ended(), Some(0));
+
+    let by_other = ["ppo.sft=before/sft/model", "ppo.reward_model=other/reward/model", "ppo.n_updates=1"];
+    let by_other = by_other.into_iter().flat_map(|set| ["--set", set]);
+    home.succeed(&["ppo", "recipe.toml", "--out", "by-other"].into_iter().chain(by_other).collect::<Vec<_>>());
+    let evaluated = |run: &str| -> [Vec<Value>; 2] {
+        let lines = home.read(&format!("{run}/ppo/evaluation.jsonl"));
+        let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        ["before", "after"].map(|policy| records.iter().filter(|record| record["policy"] == policy).cloned().collect())
+    };
+    let ([before, after], [by_other, _]) = (evaluated("r"), evaluated("by-other"));
+    assert!(!before.is_empty() && after.len() == before.len());
+    assert_eq!(before, by_other, "the same responses, scored by the same reward model");
+}
+
 #[test]
 fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_in_its_place() {
     let home = home();
-    home.succeed(&[
-        "reward",
-        "recipe.toml",
-        "--out",
-        "other",
-        "--set",
-        "seed=9",
-        "--set",
-        "reward.sft=before/sft/model",
-    ]);
+    train_other_reward_model(&home);
     let mut arguments = ppo(&["ppo.n_updates=100000", "ppo.mode=threaded", "ppo.checkpoints.every=0"]);
     arguments.push("--serve=0");
     let served = Served::run(&mut home.command(&arguments));

@@ -8,7 +8,7 @@ use std::time::Instant;
 use collimate_protocol::roles::{
     Detokenizer, ExperienceMaker, PretrainSource, ReferencePolicy, RewardFunction, RewardModels, Sampler, Trainer,
 };
-use collimate_protocol::{PolicyVersion, Role, RoleId, Snapshot, TicketCounts};
+use collimate_protocol::{PolicyVersion, RewardModelId, Role, RoleId, Snapshot, TicketCounts};
 
 use super::alarms::Alarms;
 use super::approach::Approach;
@@ -80,6 +80,8 @@ pub struct FlowOutcome<W, T> {
     pub stopped: bool,
     /// Updates that could not be recorded.
     pub n_sink_failures: u64,
+    /// The reward model that gave the scores at the end, where it took the place of the one that the flow began with.
+    pub reward_model: Option<RewardModelId>,
     /// Seconds from wiring to end.
     pub elapsed_s: f64,
     /// The last published weights.
@@ -412,6 +414,7 @@ impl<W, T> Remains<W, T> {
             tickets: self.state.office.counts(),
             stopped: self.state.office.is_cut_short(),
             n_sink_failures: self.state.n_sink_failures.load(std::sync::atomic::Ordering::Relaxed),
+            reward_model: self.state.office.reward_model().map(|since| since.model),
             elapsed_s: self.state.started.elapsed().as_secs_f64(),
             snapshot: self.latest.newest(),
             trainer,

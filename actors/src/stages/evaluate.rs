@@ -8,7 +8,7 @@ use collimate_models::tokenizer::Tokenizer;
 use collimate_models::train::{LmExample, heldout_nll};
 use collimate_protocol::records::{Estimate, EvaluatedPolicy, EvaluationRecord, PolicyEvaluation, SampleRecord};
 use collimate_protocol::roles::{ReferencePolicy, RewardFunction, RewardRequest};
-use collimate_protocol::{FinishReason, Rollout, ScoredRollout};
+use collimate_protocol::{Rollout, ScoredRollout};
 
 use super::context::{StageError, StageObserver, StopFlag};
 use super::sampling;
@@ -43,20 +43,14 @@ pub struct Judge<'a> {
 /// One judged response.
 #[derive(Clone, Debug)]
 pub struct JudgedResponse {
-    /// The prompt's text.
-    pub prompt: String,
-    /// The response's text.
-    pub response: String,
+    /// What was judged.
+    pub request: RewardRequest,
     /// Its score.
     pub score: f32,
     /// Its gold score, where there is one.
     pub gold: Option<f32>,
     /// Its KL to the SFT model (summed k1, nats).
     pub kl: f32,
-    /// Tokens of the response.
-    pub n_tokens: usize,
-    /// Why it ended.
-    pub finish: FinishReason,
 }
 
 impl JudgedResponse {
@@ -64,10 +58,10 @@ impl JudgedResponse {
     pub fn record(&self, policy: EvaluatedPolicy) -> EvaluationRecord {
         EvaluationRecord {
             policy,
-            prompt: self.prompt.clone(),
-            response: self.response.clone(),
-            n_tokens: self.n_tokens,
-            finish: self.finish,
+            prompt: self.request.prompt.clone(),
+            response: self.request.response.clone(),
+            n_tokens: self.request.response_tokens.len(),
+            finish: self.request.finish,
             score: self.score,
             gold: self.gold,
             kl: self.kl,
@@ -104,13 +98,10 @@ impl Judge<'_> {
         let nll = heldout_nll(&LanguageModel::frozen(config, weights)?, self.text, self.microbatch_tokens)?;
 
         let judged = requests.into_iter().enumerate().map(|(idx, request)| JudgedResponse {
-            prompt: request.prompt,
-            response: request.response,
+            request,
             score: scores[idx],
             gold: gold.as_ref().map(|gold| gold[idx]),
             kl: scored[idx].sequence_kl(),
-            n_tokens: rollouts[idx].response.len(),
-            finish: rollouts[idx].finish,
         });
         let evaluation = PolicyEvaluation {
             score: Estimate::of(scores.iter().copied().map(f64::from)),
@@ -121,6 +112,19 @@ impl Judge<'_> {
             empty_share: Estimate::of(rollouts.iter().map(|r| f64::from(u8::from(r.response_body().is_empty())))),
         };
         Ok((evaluation, judged.collect()))
+    }
+
+    /// Scores anew what was judged, where the reward has become another one since: what is compared is scored by one.
+    pub fn score_again(
+        &mut self,
+        evaluation: &mut PolicyEvaluation,
+        judged: &mut [JudgedResponse],
+    ) -> Result<(), StageError> {
+        let requests: Vec<RewardRequest> = judged.iter().map(|judged| judged.request.clone()).collect();
+        let scores = self.reward.scores(&requests)?;
+        evaluation.score = Estimate::of(scores.iter().copied().map(f64::from));
+        judged.iter_mut().zip(scores).for_each(|(judged, score)| judged.score = score);
+        Ok(())
     }
 
     fn with_reference(&mut self, rollouts: &[Rollout], scores: &[f32]) -> Result<Vec<ScoredRollout>, StageError> {
@@ -140,10 +144,10 @@ pub fn side_by_side(before: &[JudgedResponse], after: &[JudgedResponse], n: usiz
     let pairs = before.iter().zip(after).take(n);
     pairs
         .map(|(before, after)| SampleRecord {
-            prompt: before.prompt.clone(),
-            before: before.response.clone(),
+            prompt: before.request.prompt.clone(),
+            before: before.request.response.clone(),
             before_score: before.verdict(),
-            after: after.response.clone(),
+            after: after.request.response.clone(),
             after_score: after.verdict(),
         })
         .collect()

@@ -57,6 +57,8 @@ pub fn run(
     let make_gold = || config.stage.gold.as_ref().map(|gold| gold.build()).transpose();
     let mut reference = parts.reference(config)?;
     let mut reward = parts.reward(config)?;
+    // The judge's, where another one gives the scores in the end.
+    let mut last_reward;
     let mut gold = make_gold()?;
     let mut judge = Judge {
         prompts: &parts.heldout_prompts,
@@ -71,7 +73,7 @@ pub fn run(
         microbatch_tokens: config.objective.microbatch_tokens,
     };
     context.observer.phase("judge the SFT policy", parts.heldout_prompts.len() as u64);
-    let (before, before_samples) =
+    let (mut before, mut before_samples) =
         judge.judge(&parts.sft.config, &parts.sft.weights, &context.stop, context.observer)?;
 
     process::release_freed_memory();
@@ -115,6 +117,21 @@ pub fn run(
         return Err(StageError::Stopped);
     }
 
+    if let (Some(model), Some(others)) = (&outcome.reward_model, parts.reward_models(config)) {
+        match others.load(model) {
+            Ok(reward) => {
+                last_reward = reward;
+                judge.reward = last_reward.as_mut();
+                judge.score_again(&mut before, &mut before_samples)?;
+                keep_evaluation(&dir, EvaluatedPolicy::Before, &before_samples, context);
+                context.observer.note(&format!("both policies are judged by {model}, which gave the last scores"));
+            }
+            // The policy is trained and saved; it is no less so where nobody can say what that model makes of it.
+            Err(error) => context.observer.warn(&format!(
+                "both policies are judged by the reward model that PPO began with, since {model} can't be read: {error}"
+            )),
+        }
+    }
     context.observer.phase("judge the new policy", parts.heldout_prompts.len() as u64);
     let (after, after_samples) = judge.judge(&parts.sft.config, &weights, &context.stop, context.observer)?;
     keep_evaluation(&dir, EvaluatedPolicy::After, &after_samples, context);
