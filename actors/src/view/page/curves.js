@@ -19,6 +19,9 @@ export class Curves {
     this.range = null;
     this.charts = [];
     this.columns = [];
+    this.before = [0, 0, 0];
+    /** What is asked of the server and not answered yet. */
+    this.asked = null;
     this.redraw = debounced(() => this.draw(), 120);
     this.#tools();
     this.grid = h('div', { class: 'groups' });
@@ -125,6 +128,7 @@ export class Curves {
     });
     // An answer to an older question is no answer.
     if (asked !== this.asked) return;
+    this.asked = null;
     this.charts.forEach((chart) => chart.show(curves, this.range, this.axis === 'labels' ? ROOM : 0));
   }
 
@@ -145,7 +149,8 @@ export class Curves {
     }
     // Whoever looks at a part is not disturbed; a smooth line is the server's to make.
     if (this.range !== null) return;
-    if (this.smoothing > 0 || this.charts.some((chart) => chart.nPoints > MOST_POINTS)) {
+    // An answer that is on its way may be without it, and takes the place of what is drawn.
+    if (this.asked || this.smoothing > 0 || this.charts.some((chart) => chart.nPoints > MOST_POINTS)) {
       this.reload();
       return;
     }
