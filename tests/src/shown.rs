@@ -113,7 +113,12 @@ fn append<T: Serialize>(path: PathBuf, records: &[T]) {
 pub fn update(version: u64, score: f64) -> UpdateRecord {
     let mut update = UpdateMetrics { version: PolicyVersion(version), ..UpdateMetrics::default() };
     update.batch.score = score;
-    UpdateRecord { update, gold: None }
+    UpdateRecord { update, gold: None, n_labels: None }
+}
+
+/// The same by a reward model that has learnt from so many labels.
+pub fn labelled_update(version: u64, score: f64, n_labels: u64) -> UpdateRecord {
+    UpdateRecord { n_labels: Some(n_labels), ..update(version, score) }
 }
 
 /// A number from 0 to below 1.

@@ -216,43 +216,6 @@ async fn a_page_whose_connection_breaks_comes_again_by_itself_and_hears_what_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_is_chosen_in_the_head_and_stays_while_the_next_begins() {
-    if !browser::is_there() {
-        return;
-    }
-    let browser = Browser::open(Look::WIDE).await;
-    let run = ShownRun::of_rounds(&[
-        ((1..=3).map(|version| update(version, 0.5)).collect(), vec![rollout(0, 1, "of the first round")]),
-        (vec![update(1, 0.75)], vec![rollout(0, 1, "of the second round")]),
-    ]);
-    let chosen = "document.querySelector('#round').selectedOptions[0]?.textContent";
-    let choose = |value: &str| {
-        format!("const s = document.querySelector('#round'); s.value = '{value}'; s.dispatchEvent(new Event('change'))")
-    };
-    let first_row =
-        |text: &str| format!("return document.querySelector('.row')?.innerText.includes('{text}') === true");
-    browser.go(&run.link).await;
-    browser.until(&format!("return {chosen} === '2'")).await;
-    browser.run("location.hash = '#rollouts'").await;
-    browser.until(&first_row("of the second round")).await;
-    browser.run(&choose("1")).await;
-    browser.until(&first_row("of the first round")).await;
-    browser.click(".row").await;
-    browser.until("return document.querySelectorAll('.token').length > 0").await;
-    run.begin_round(3);
-    browser.until("return document.querySelectorAll('#round option').length === 3").await;
-    assert_eq!(browser.run(&format!("return {chosen}")).await, "1");
-    assert_eq!(browser.run("return document.querySelectorAll('.token').length > 0").await, true, "it was shown anew");
-    browser.run(&choose("2")).await;
-    browser.until(&first_row("of the second round")).await;
-    assert_eq!(browser.run("return document.querySelectorAll('.token').length").await, 0, "of another round");
-    browser.run(&choose("")).await;
-    browser.until(&format!("return {chosen} === '3 (before PPO)'")).await;
-    browser.until("return document.querySelector('.count').textContent === '0 rollouts'").await;
-    browser.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_before_and_after_is_read_side_by_side() {
     if !browser::is_there() {
         return;

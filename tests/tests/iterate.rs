@@ -76,6 +76,15 @@ fn two_rounds_build_on_one_another_and_come_to_a_table_a_report_and_runs_that_ca
     assert!(report.contains("<h2>Rounds</h2>") && report.contains("Gold score by round"), "no table or no chart");
     home.succeed(&["report", "r"]);
     assert_eq!(home.read("r/report.html"), report);
+    // Each update says how many rankings its reward model has learnt from: those of the rounds so far.
+    let n_labels = [1, 2].map(|round| summary.rounds[round - 1].reward.as_ref().unwrap().n_comparisons);
+    assert!(n_labels[0] > 0 && n_labels[1] > n_labels[0], "{n_labels:?}");
+    for (round, n_labels) in (1..).zip(n_labels) {
+        for line in home.read(format!("r/round-{round}/ppo/metrics.jsonl")).lines() {
+            let update: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(update["n_labels"], n_labels, "{round}: {update}");
+        }
+    }
     for round in ["r/round-1", "r/round-2"] {
         let replayed: Value = serde_json::from_str(&home.succeed(&["replay", round, "--json"])).unwrap();
         assert_eq!((&replayed["until"], &replayed["n_rollouts"]), (&json!(3), &json!(24)), "{round}");

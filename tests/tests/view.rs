@@ -6,11 +6,11 @@ use collimate::web::Token;
 use collimate_protocol::messages::RunEvent;
 use collimate_protocol::records::{Arm, EvaluatedPolicy};
 use collimate_protocol::{PolicyVersion, Role, RoleId};
-use collimate_tests::shown::{ShownRun, answer, rollout, update};
+use collimate_tests::shown::{ShownRun, answer, labelled_update, rollout, update};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-const GUARDED: [(Method, &str); 13] = [
+const GUARDED: [(Method, &str); 15] = [
     (Method::GET, "/api/run"),
     (Method::GET, "/api/curves?columns=batch/score&n_buckets=10"),
     (Method::GET, "/api/rollouts"),
@@ -18,6 +18,8 @@ const GUARDED: [(Method, &str); 13] = [
     (Method::GET, "/api/evaluation"),
     (Method::GET, "/api/evaluation/1"),
     (Method::GET, "/api/rounds/1/run"),
+    (Method::GET, "/api/rounds/all/run"),
+    (Method::GET, "/api/rounds/all/curves?columns=batch/score&n_buckets=10"),
     (Method::GET, "/api/events"),
     (Method::POST, "/api/rounds/1/rollouts/1/label"),
     (Method::POST, "/api/rollouts/1/label"),
@@ -122,7 +124,7 @@ fn what_a_foreign_page_sends_and_what_is_too_large_or_malformed_is_refused() {
 fn a_browser_that_was_away_hears_what_it_missed_and_one_of_another_server_reads_anew() {
     let page = ShownRun::new(&[update(1, 0.5)], &[]);
     let run = page.viewer.get("/api/run");
-    assert_eq!(run["last"], json!([1.0, 0.0, 0.0]));
+    assert_eq!(run["last"], json!([1.0, 0.0, 0.0, null]));
     let mut first = page.viewer.listen(run["id"].as_str().unwrap());
     page.live.updated(&update(2, 0.75));
     let heard = first.until(|message| message["kind"] == "updated");
@@ -210,6 +212,58 @@ fn each_round_is_there_by_its_number_and_the_newest_is_followed() {
             assert_eq!(answer.status, 404, "{path}: {}", answer.body);
         }
     }
+}
+
+#[test]
+fn all_rounds_are_one_line_that_the_newest_goes_on_and_over_labels_the_updates_of_a_round_share_a_place() {
+    let round = |n: u64, n_labels: u64| {
+        let updates = (1..=n).map(|version| labelled_update(version, n as f64, n_labels)).collect();
+        (updates, Vec::new())
+    };
+    let page = ShownRun::of_rounds(&[round(3, 80), round(2, 120)]);
+    let viewer = &page.viewer;
+    let raw = |prefix: &str, axis: &str| {
+        let path = format!("{prefix}/curves?columns=batch/score,none&n_buckets=10&axis={axis}");
+        let curves = viewer.get(&path);
+        assert!(curves.get("none").is_none());
+        curves["batch/score"]["raw"].clone()
+    };
+    let own = json!({ "x": [120.0, 120.0], "y": [2.0, 2.0], "updates": [1.0, 2.0] });
+    assert_eq!(raw("/api", "labels"), own);
+    let by_update = json!({ "x": [1.0, 2.0, 3.0, 4.0, 5.0], "y": [3.0, 3.0, 3.0, 2.0, 2.0] });
+    assert_eq!(raw("/api/rounds/all", "update"), by_update);
+    let all = raw("/api/rounds/all", "labels");
+    assert_eq!((&all["x"], &all["updates"]), (&json!([80.0, 80.0, 80.0, 120.0, 120.0]), &by_update["x"]));
+    let run = viewer.get("/api/rounds/all/run");
+    assert_eq!((&run["before"], &run["last"]), (&json!([3.0, 0.0, 0.0]), &json!([5.0, 0.0, 0.0, 120.0])));
+    assert!(run["columns"].as_array().unwrap().contains(&json!("n_labels")), "{run}");
+
+    page.begin_round(3);
+    let mut messages = viewer.listen(viewer.get("/api/run")["id"].as_str().unwrap());
+    assert_eq!(viewer.get("/api/rounds/all/run")["before"], json!([5.0, 0.0, 0.0]));
+    page.live.updated(&labelled_update(1, 4.0, 160));
+    let heard = messages.until(|message| message["kind"] == "updated");
+    assert_eq!(heard["at"], json!([1.0, 0.0, 0.0, 160.0]), "of its round");
+    let all = raw("/api/rounds/all", "labels");
+    assert_eq!((&all["x"][5], &all["y"][5], &all["updates"][5]), (&json!(160.0), &json!(4.0), &json!(6.0)));
+
+    let bearer = format!("Bearer {}", viewer.token);
+    let refused = |path: &str| viewer.ask(Method::GET, path, &[("authorization", &bearer)], "").status;
+    assert_eq!(refused("/api/rounds/all/curves?columns=a&n_buckets=0"), 422);
+    for rest in ["rollouts", "rollouts/1", "evaluation"] {
+        assert_eq!(refused(&format!("/api/rounds/all/{rest}")), 404, "{rest}");
+    }
+}
+
+#[test]
+fn a_run_that_says_nothing_of_labels_has_no_curves_over_them_and_one_without_rounds_has_none_of_all() {
+    let page = ShownRun::new(&[update(1, 0.5)], &[]);
+    assert_eq!(page.viewer.get("/api/curves?columns=batch/score&n_buckets=10&axis=labels"), json!({}));
+    let bearer = format!("Bearer {}", page.viewer.token);
+    let status = |path: &str| page.viewer.ask(Method::GET, path, &[("authorization", &bearer)], "").status;
+    assert_eq!(status("/api/rounds/all/run"), 404);
+    assert_eq!(status("/api/rounds/all/curves?columns=batch/score&n_buckets=10"), 404);
+    assert_eq!(status("/api/curves?columns=batch/score&n_buckets=10&axis=people"), 400);
 }
 
 #[test]

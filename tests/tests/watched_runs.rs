@@ -84,9 +84,10 @@ fn a_run_is_paused_changed_and_kept_from_its_page_and_is_replayed_to_the_same_we
     assert!(events.contains("\"changed\"") && events.contains("\"checkpointed\""), "{events}");
 }
 
-/// A reward model in `other/reward/model`.
+/// A reward model in `other/reward/model`, of fewer labels.
 fn train_other_reward_model(home: &Home) {
-    let settings = ["seed=9", "reward.sft=before/sft/model"].into_iter().flat_map(|set| ["--set", set]);
+    let settings = ["seed=9", "reward.sft=before/sft/model", "reward.labeler.n_prompts=10"];
+    let settings = settings.into_iter().flat_map(|set| ["--set", set]);
     home.succeed(&["reward", "recipe.toml", "--out", "other"].into_iter().chain(settings).collect::<Vec<_>>());
 }
 
@@ -120,6 +121,8 @@ fn what_is_compared_in_the_end_is_scored_by_the_reward_model_that_gave_the_last_
 fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_in_its_place() {
     let home = home();
     train_other_reward_model(&home);
+    let n_labels = ["before", "other"].map(|run| home.summary(run).reward.unwrap().n_comparisons as u64);
+    assert!(n_labels[1] < n_labels[0], "{n_labels:?}");
     let mut arguments = ppo(&["ppo.n_updates=100000", "ppo.mode=threaded", "ppo.checkpoints.every=0"]);
     arguments.push("--serve=0");
     let served = Served::run(&mut home.command(&arguments));
@@ -148,6 +151,20 @@ fn the_reward_model_is_replaced_from_the_page_and_a_replay_refuses_another_one_i
     let since = changed["version"].as_u64().unwrap();
     messages.until(|message| message["kind"] == "updated" && message["at"][0].as_f64().unwrap() > since as f64 + 3.0);
     assert_eq!(served.interrupt(), Some(130));
+    // Whoever goes on with the run has the new reward model from the first update on.
+    let served = Served::run(&mut home.command(&arguments));
+    let mut messages = served.viewer.listen("");
+    let first = messages.until(|message| message["kind"] == "updated");
+    assert_eq!(
+        (&first["numbers"]["n_labels"], &first["at"][3]),
+        (&json!(n_labels[1] as f64), &json!(n_labels[1] as f64))
+    );
+    assert_eq!(served.interrupt(), Some(130));
+    for line in home.read("r/ppo/metrics.jsonl").lines() {
+        let update: Value = serde_json::from_str(line).unwrap();
+        let is_replaced = update["version"].as_u64().unwrap() > since;
+        assert_eq!(update["n_labels"], n_labels[usize::from(is_replaced)], "{update}");
+    }
     let replayed: Value = serde_json::from_str(&home.succeed(&["replay", "r", "--json"])).unwrap();
     assert!(replayed["until"].as_u64().unwrap() > since + 3, "{replayed}");
 

@@ -59,6 +59,9 @@ pub enum ConsoleEvent<'a> {
         /// Mean gold score of the batch, where the run has a gold scorer.
         #[serde(skip_serializing_if = "Option::is_none")]
         gold: Option<f64>,
+        /// Labels that the reward model in force has learnt from, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        n_labels: Option<u64>,
         /// The update.
         #[serde(flatten)]
         update: &'a UpdateMetrics,
@@ -224,7 +227,7 @@ pub(crate) mod tests {
         let out = Shared::default();
         let console = Console::json_to(Box::new(out.clone()));
         console.event(&ConsoleEvent::StageStarted { stage: Stage::Sft });
-        console.event(&ConsoleEvent::Updated { gold: Some(0.5), update: &UpdateMetrics::default() });
+        console.event(&ConsoleEvent::Updated { gold: Some(0.5), n_labels: None, update: &UpdateMetrics::default() });
         console.warn("look out");
         let lines = out.lines();
         assert_eq!(lines[0], serde_json::json!({"event": "stage_started", "stage": "sft"}));

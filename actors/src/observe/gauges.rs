@@ -19,6 +19,10 @@ pub fn describe() {
     describe_gauge!("collimate_tokens_per_second", "Tokens a second of a role since the last update");
     describe_gauge!("collimate_busy_share", "Share of the time since the last update that a role computed");
     describe_gauge!("collimate_score", "Mean score of the last batch's responses");
+    describe_gauge!(
+        "collimate_labels",
+        "Rankings that the reward model in force has learnt from; NaN where nothing tells"
+    );
     describe_gauge!("collimate_kl", "Mean over the last batch's responses of the summed k1 estimate (nats)");
     describe_gauge!("collimate_entropy", "Mean entropy of the last batch's sampling distributions (nats a token)");
     describe_gauge!("collimate_response_length", "Response length in tokens, over the last batch");
@@ -50,6 +54,11 @@ pub fn show_update(update: &UpdateMetrics) {
     gauge!("collimate_loss", "of" => "value").set(update.train.value_loss);
     gauge!("collimate_loss", "of" => "ptx").set(update.train.ptx_loss);
     gauge!("collimate_update_seconds").set(update.flow.update_s);
+}
+
+/// Shows how many labels the reward model has learnt from that scored the update's batch.
+pub fn show_labels(n_labels: Option<u64>) {
+    gauge!("collimate_labels").set(n_labels.map_or(f64::NAN, |n| n as f64));
 }
 
 /// The process' run as it was last shown.
@@ -123,6 +132,7 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             describe();
             show_update(&update);
+            show_labels(Some(800));
         });
         let text = handle.render();
         for line in [
@@ -133,6 +143,7 @@ mod tests {
             "collimate_staleness{stat=\"mean\"} 0.5",
             "collimate_tokens_per_second{role=\"generator\"} 1200",
             "collimate_busy_share{role=\"generator\"} 0.75",
+            "collimate_labels 800",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -23,7 +23,7 @@
 //! ```
 //!
 //! - [`layout`]: opening a directory, and where everything lies.
-//! - [`stage_marker`]: the file `complete.json`.
+//! - [`stage_marker`]: the file `complete.json`. [`reward_summary`]: what that of the reward stage tells of its model.
 //! - [`jsonl`]: files of one JSON object a line.
 //! - [`samples`]: the file `rollouts.jsonl`; [`watched_prompts`]: which rollouts are in it; [`pieces`]: the text of each
 //!   token. [`rollout_index`] and [`rollout_query`]: the file beside it.
@@ -41,6 +41,7 @@ pub mod journal;
 pub mod jsonl;
 pub mod layout;
 pub mod pieces;
+pub mod reward_summary;
 pub mod rollout_index;
 pub mod rollout_query;
 pub mod samples;

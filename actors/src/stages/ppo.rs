@@ -18,14 +18,14 @@ use super::outputs::save_trained;
 use super::ppo_config::PpoStageConfig;
 use super::ppo_keeper::{Earlier, Keeper, earlier};
 use super::ppo_parts::{PpoParts, StageFlow};
-use super::ppo_reward::unknown_shift;
+use super::ppo_reward::{in_force, unknown_shift};
 use super::recipe::CorpusConfig;
 use crate::flow::latest::Latest;
 use crate::flow::{FlowConfig, FlowOutcome, RunError, RunSink};
 use crate::observe::gauges;
 use crate::process;
 use crate::rundir::event_log::{EventLog, LoggedEvent};
-use crate::rundir::{JsonlWriter, RunDirError, StageDir, StatusFile};
+use crate::rundir::{JsonlWriter, RunDirError, StageDir, StatusFile, reward_summary};
 
 /// Samples of both policies that the summary keeps.
 const N_SAMPLES: usize = 24;
@@ -36,6 +36,8 @@ pub struct SinkParts {
     pub detokenizer: Arc<dyn Detokenizer>,
     /// The gold scorer, where the run has one.
     pub gold: Option<Box<dyn RewardFunction>>,
+    /// Labels that the reward model has learnt from which gives the scores now; `None` where nothing tells.
+    pub n_labels: Option<u64>,
     /// Updates that an earlier attempt has done, and that were recorded: what comes next is the one after.
     pub version: PolicyVersion,
 }
@@ -83,7 +85,9 @@ pub fn run(
     let Earlier { checkpoint, changes, notes } = earlier(&dir)?;
     notes.iter().for_each(|note| context.observer.note(note));
     let version = checkpoint.as_ref().map(|checkpoint| checkpoint.version).unwrap_or_default();
-    let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()?, version })?;
+    let replaced = checkpoint.as_ref().and_then(|checkpoint| checkpoint.ledger.reward_model.as_ref());
+    let n_labels = in_force(config, reward_model, replaced).and_then(reward_summary::n_labels);
+    let sink = make_sink(SinkParts { detokenizer: parts.tokenizer.clone(), gold: make_gold()?, n_labels, version })?;
     let sink = Keeper::open(&dir, sink, checkpoint.as_ref(), config.flow.checkpoints.n_kept)?;
     let seed = context.seed;
     let flow = parts.flow(config, Box::new(sink), checkpoint, context)?;

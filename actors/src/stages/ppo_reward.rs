@@ -8,17 +8,16 @@ use collimate_models::Device;
 use collimate_models::arch::{HeadKind, LoraConfig, ModelConfig, Weights};
 use collimate_models::roles::{OwnTokens, RetokenizingScorer, RewardModelScorer};
 use collimate_models::tokenizer::Tokenizer;
-use collimate_protocol::records::PromptText;
+use collimate_protocol::records::{PromptText, RewardModelSince};
 use collimate_protocol::roles::{RewardFunction, RewardModels, Unmendable};
 use collimate_protocol::{RewardModelId, RoleError};
-use serde_json::Value;
 
 use super::context::StageError;
 use super::inputs::{InputModel, ModelFiles};
 use super::ppo_config::{PpoStageConfig, RewardTokens};
 use crate::hub;
 use crate::rewards::SubprocessReward;
-use crate::rundir::{StageDir, StageMarker};
+use crate::rundir::reward_summary;
 
 /// A reward model as it scores.
 #[derive(Clone)]
@@ -102,14 +101,24 @@ pub fn load_reward_model(
     Ok(RewardModel { config: model.config, weights: model.weights, own_tokens })
 }
 
+/// The directory of the reward model that gives the scores where PPO begins or goes on: the one that it is given, unless
+/// another one took its place before the checkpoint. `None` where something else gives the scores.
+pub fn in_force<'a>(
+    config: &PpoStageConfig,
+    given: Option<&'a Path>,
+    replaced: Option<&'a RewardModelSince>,
+) -> Option<&'a Path> {
+    if config.stage.builtin.is_some() || config.stage.process.is_some() {
+        return None;
+    }
+    replaced.map(|since| since.model.dir.as_path()).or(given)
+}
+
 /// What there is to say of a reward model that takes another one's place, where nothing tells that their scores are
 /// comparable: Collimate's reward stage shifts the bias so that demonstrations score 0 on average (Ouyang et al. 2022), and
 /// leaves its summary beside the model.
 pub fn unknown_shift(dir: &Path) -> Option<String> {
-    let marker = dir.parent().map(|stage| StageDir::at(stage).marker())?;
-    let summary = StageMarker::<Value>::read(&marker).ok().flatten().map(|marker| marker.summary);
-    let is_shifted = summary.is_some_and(|summary| summary["bias"].is_number());
-    (!is_shifted).then(|| {
+    reward_summary::beside(dir).is_none().then(|| {
         format!(
             "nothing beside the reward model in {} tells that demonstrations score 0 on average, as they do by one that \
              `collimate reward` trained: before and after it, scores may differ by a constant",
@@ -171,7 +180,12 @@ impl RewardModels for OtherRewardModels {
 
 #[cfg(test)]
 mod tests {
+    use collimate_models::reward::BuiltinReward;
+    use collimate_protocol::PolicyVersion;
+    use serde_json::Value;
+
     use super::*;
+    use crate::rundir::{StageDir, StageMarker};
 
     #[test]
     fn only_of_a_model_that_the_reward_stage_trained_is_it_known_where_its_scores_lie() {
@@ -185,5 +199,18 @@ mod tests {
         assert!(unknown_shift(&model).is_some(), "another stage's");
         marker(serde_json::json!({ "bias": -0.25 })).write(&path).unwrap();
         assert_eq!(unknown_shift(&model), None);
+    }
+
+    #[test]
+    fn the_reward_model_in_force_is_the_given_one_until_another_takes_its_place_and_none_beside_a_function() {
+        let mut config = PpoStageConfig::default();
+        let given = Some(Path::new("/models/a"));
+        let model = RewardModelId { dir: "/models/b".into(), weights: "0f".into() };
+        let replaced = RewardModelSince { model, version: PolicyVersion(3) };
+        assert_eq!(in_force(&config, None, None), None);
+        assert_eq!(in_force(&config, given, None), given);
+        assert_eq!(in_force(&config, given, Some(&replaced)), Some(Path::new("/models/b")));
+        config.stage.builtin = Some(BuiltinReward::Length { target_tokens: 3 });
+        assert_eq!(in_force(&config, given, None), None, "the value model starts from it, and it scores nothing");
     }
 }

@@ -152,6 +152,7 @@ impl Runner<'_> {
                             },
                             detokenizer: parts.detokenizer,
                             gold: parts.gold,
+                            n_labels: parts.n_labels,
                             version: parts.version,
                             live: self.live.clone(),
                         };

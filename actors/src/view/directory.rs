@@ -281,7 +281,7 @@ mod tests {
         let [(_, Message::Updated { at, numbers }), (_, Message::Event(told))] = &heard[..] else {
             panic!("{heard:?}")
         };
-        assert_eq!((at[0], &numbers["batch/score"], &told.event), (2.0, &0.5.into(), &RunEvent::Paused));
+        assert_eq!((at[0], &numbers["batch/score"], &told.event), (Some(2.0), &0.5.into(), &RunEvent::Paused));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::history::History;
+use super::history::{History, Place};
 use crate::rundir::Stage;
 use crate::rundir::event_log::LoggedEvent;
 
@@ -23,8 +23,8 @@ const N_EVENTS: usize = 1000;
 pub enum Message {
     /// An update is done: its numbers, and its place on each axis.
     Updated {
-        /// Updates, tokens, seconds.
-        at: [f64; 3],
+        /// On each axis.
+        at: Place,
         /// By name.
         numbers: serde_json::Map<String, Value>,
     },

@@ -8,6 +8,7 @@ use collimate_protocol::{PolicyVersion, Role, RoleId};
 use serde_json::Value;
 
 use super::directory;
+use super::history::Place;
 use super::hub::{Hub, Message};
 use crate::control::RunControl;
 use crate::observe::numbers;
@@ -86,7 +87,7 @@ impl Watched {
 }
 
 /// The message about an update.
-pub(super) fn updated(at: [f64; 3], record: &Value) -> Message {
+pub(super) fn updated(at: Place, record: &Value) -> Message {
     let numbers = numbers::of(record).into_iter().map(|(name, number)| (name, number.into())).collect();
     Message::Updated { at, numbers }
 }

@@ -35,7 +35,8 @@ pub fn newest(home: &Path) -> Option<RunDir> {
     begun(home).into_iter().rfind(has_ppo)
 }
 
-fn begun(home: &Path) -> Vec<RunDir> {
+/// The directories of the rounds that have begun, in order.
+pub(super) fn begun(home: &Path) -> Vec<RunDir> {
     RunDir::existing(home).map(|dir| dir.rounds()).unwrap_or_default()
 }
 

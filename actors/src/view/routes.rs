@@ -17,7 +17,7 @@ use super::history::{Axis, CurveQuery};
 use super::hub::Known;
 use super::rounds::{Asked, Round};
 use super::server::Shared;
-use super::{asking, control, stream, token_texts};
+use super::{all_rounds, asking, control, stream, token_texts};
 use crate::rundir::rollout_index::RolloutPage;
 use crate::rundir::{RolloutIndex, RolloutQuery, RunDir, RunDirError, Stage};
 use crate::stages::recipe::Recipe;
@@ -51,6 +51,8 @@ const MOST_BUCKETS: usize = 4000;
 /// The page and what it asks for.
 pub fn router(shared: Arc<Shared>) -> Router {
     let guarded = of_run(of_run(Router::new(), "/api"), "/api/rounds/{round}")
+        .route("/api/rounds/all/run", get(all_rounds::run))
+        .route("/api/rounds/all/curves", get(all_rounds::curves))
         .route("/api/events", get(events))
         .route("/api/control/{command}", post(control::command))
         .route("/api/settings", post(control::change))
@@ -166,9 +168,10 @@ fn settings(root: &std::path::Path) -> Value {
     })
 }
 
+/// Which curves are asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Curves {
+pub(super) struct Curves {
     /// Separated by commas.
     columns: String,
     #[serde(default)]
@@ -180,23 +183,30 @@ struct Curves {
     smoothing: f64,
 }
 
+impl Curves {
+    /// The columns and what is asked of each, if the numbers make sense.
+    pub fn checked(self) -> Result<(Vec<String>, CurveQuery), ApiError> {
+        let Self { columns, axis, from, to, n_buckets, smoothing } = self;
+        if !(1..=MOST_BUCKETS).contains(&n_buckets) {
+            return Err(ApiError::invalid(format!("`n_buckets` is {n_buckets}, expected 1 to {MOST_BUCKETS}")));
+        }
+        if !(0.0..1.0).contains(&smoothing) {
+            return Err(ApiError::invalid(format!("`smoothing` is {smoothing}, expected a number from 0 to below 1")));
+        }
+        let columns: Vec<String> = columns.split(',').map(str::to_owned).collect();
+        if columns.len() > MOST_COLUMNS {
+            return Err(ApiError::invalid(format!("{} columns, expected at most {MOST_COLUMNS}", columns.len())));
+        }
+        Ok((columns, CurveQuery { axis, from, to, n_buckets, smoothing }))
+    }
+}
+
 async fn curves(
     State(shared): State<Arc<Shared>>,
     asked: Asked,
-    ApiQuery(query): ApiQuery<Curves>,
+    ApiQuery(curves): ApiQuery<Curves>,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
-    let Curves { columns, axis, from, to, n_buckets, smoothing } = query;
-    if !(1..=MOST_BUCKETS).contains(&n_buckets) {
-        return Err(ApiError::invalid(format!("`n_buckets` is {n_buckets}, expected 1 to {MOST_BUCKETS}")));
-    }
-    if !(0.0..1.0).contains(&smoothing) {
-        return Err(ApiError::invalid(format!("`smoothing` is {smoothing}, expected a number from 0 to below 1")));
-    }
-    let columns: Vec<String> = columns.split(',').map(str::to_owned).collect();
-    if columns.len() > MOST_COLUMNS {
-        return Err(ApiError::invalid(format!("{} columns, expected at most {MOST_COLUMNS}", columns.len())));
-    }
-    let query = CurveQuery { axis, from, to, n_buckets, smoothing };
+    let (columns, query) = curves.checked()?;
     let read = move |known: &Known| {
         let curve = |name: String| {
             let curve = known.history.curve(&name, query)?;
@@ -208,7 +218,7 @@ async fn curves(
 }
 
 /// Does what reads files beside the event loop.
-async fn beside<R: Send + 'static>(
+pub(super) async fn beside<R: Send + 'static>(
     read: impl FnOnce() -> Result<R, RunDirError> + Send + 'static,
 ) -> Result<R, ApiError> {
     let failed = |problem: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, problem);

@@ -1,5 +1,6 @@
 //! The server of a run's page, and the secret that opens it.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,8 +43,8 @@ pub struct Shared {
     pub watched: Arc<Watched>,
     /// The rollouts of this file; `None` until somebody asks for some.
     index: Mutex<Option<(PathBuf, RolloutIndex)>>,
-    /// A round that is complete, as it was last.
-    past: Mutex<Option<(PathBuf, Arc<Hub>)>>,
+    /// Rounds that are complete, as they were last, by their directories.
+    past: Mutex<HashMap<PathBuf, Arc<Hub>>>,
     /// The tokenizer of the run in this directory; `None` until somebody reads tokens that have no text.
     tokenizer: Mutex<Option<(PathBuf, Tokenizer)>>,
     /// The project in which people are asked about its rollouts, if one was named.
@@ -77,17 +78,15 @@ impl Shared {
 
     /// What is known of a run that is not followed. One that is complete changes no more, and is read once.
     pub fn past(&self, root: &Path) -> Arc<Hub> {
-        let mut slot = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, hub)) = &*slot
-            && of == root
-        {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hub) = past.get(root) {
             return hub.clone();
         }
         let ppo = StageDir::at(&root.join(Stage::Ppo.name()));
         let (is_complete, hub) = (ppo.marker().exists(), Arc::new(Hub::default()));
         directory::load_as_it_was(&ppo, &hub);
         if is_complete {
-            *slot = Some((root.to_owned(), hub.clone()));
+            past.insert(root.to_owned(), hub.clone());
         }
         hub
     }

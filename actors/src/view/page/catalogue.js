@@ -23,6 +23,7 @@ export function catalogue(columns) {
         { title: 'KL to the SFT model', caption: 'nats a response, summed k1', series: one('batch/kl', 'kl') },
         { title: 'NLL of pretraining text', caption: 'nats a token, in training', series: one('train/ptx_loss', 'NLL') },
         { title: 'Response length', caption: 'tokens', series: spread('batch/length') },
+        { title: 'Labels', caption: 'rankings that the reward model has learnt from', series: one('n_labels', 'labels') },
         { title: 'Entropy', caption: 'nats a token, of the sampling distributions', series: one('batch/entropy', 'entropy') },
       ],
     },

@@ -1,6 +1,6 @@
 // One chart: raw lines, smooth lines over them, faded branches, and a mark that follows the pointer or the arrow keys.
 
-import { h, number, svg } from './dom.js';
+import { h, integer, number, svg } from './dom.js';
 
 const HEIGHT = 170;
 const MARGIN = { top: 10, right: 12, bottom: 24, left: 52 };
@@ -47,6 +47,9 @@ function extent(values) {
   return low <= high ? [low, high] : null;
 }
 
+/** What names a line's points: their updates, as several may lie at one place. */
+const names = (line) => line?.updates ?? line?.x ?? [];
+
 const tick = (value) => number(value, 3);
 
 export class Chart {
@@ -57,17 +60,18 @@ export class Chart {
     this.format = format;
     this.curves = {};
     this.marked = null;
+    this.room = 0;
     this.plot = svg('svg', {
       class: 'plot', role: 'img', tabindex: 0, 'aria-label': title, height: HEIGHT,
     });
     this.readout = h('p', { class: 'readout', 'aria-live': 'off' });
     this.latest = h('span', { class: 'latest' });
-    const names = series.length > 1
+    const legend = series.length > 1
       ? h('ul', { class: 'legend' }, series.map(({ name }, idx) => h('li', { class: `c${idx % N_COLOURS}` }, name)))
       : null;
     this.element = h('figure', { class: 'chart' },
       h('figcaption', {}, h('div', { class: 'chart-title' }, h('h3', {}, title), this.latest), h('p', { class: 'muted' }, caption)),
-      this.plot, names, this.readout);
+      this.plot, legend, this.readout);
     this.plot.addEventListener('pointermove', (event) => this.#hover(event));
     this.plot.addEventListener('pointerleave', () => this.#mark(null));
     this.plot.addEventListener('pointerdown', (event) => this.#begin(event));
@@ -77,20 +81,23 @@ export class Chart {
     this.plot.addEventListener('blur', () => this.#mark(null));
   }
 
-  /** Shows these curves, by key, over this part of the axis. */
-  show(curves, range) {
+  /** Shows these curves, by key, over this part of the axis, or over all of it with a share of the width free beside them. */
+  show(curves, range, room = 0) {
     this.curves = curves;
     this.range = range;
+    this.room = room;
     this.draw();
   }
 
-  /** Adds an update's numbers at the end. */
-  push(x, numbers) {
+  /** Adds an update's numbers at the end; `x` is null where nothing tells its place: a gap. */
+  push(x, update, numbers) {
     for (const { key } of this.series) {
-      const curve = this.curves[key];
-      if (!curve) continue;
-      curve.raw.x.push(x);
-      curve.raw.y.push(Number.isFinite(numbers[key]) ? numbers[key] : null);
+      const raw = this.curves[key]?.raw;
+      // What was read a moment ago may have it already.
+      if (!raw || update <= (names(raw).at(-1) ?? -Infinity) || (x === null && raw.x.length === 0)) continue;
+      raw.x.push(x ?? raw.x.at(-1));
+      raw.y.push(x !== null && Number.isFinite(numbers[key]) ? numbers[key] : null);
+      raw.updates?.push(update);
     }
   }
 
@@ -103,7 +110,10 @@ export class Chart {
     const width = Math.max(220, this.element.clientWidth - 24 || 320);
     const own = this.series.map(({ key }) => this.curves[key]).filter(Boolean);
     const lines = own.flatMap((curve) => [curve.raw, ...curve.branches]);
-    const xs = this.range ?? extent(lines.flatMap((line) => extent(line.x) ?? [])) ?? [0, 1];
+    const ends = this.range ?? extent(lines.flatMap((line) => extent(line.x) ?? [])) ?? [0, 1];
+    // What lies at one place stands in the middle.
+    const free = ends[0] === ends[1] ? 0.5 : (ends[1] - ends[0]) * (this.range ? 0 : this.room);
+    const xs = [ends[0] - free, ends[1] + free];
     const inside = (line) => line.y.filter((_, idx) => line.x[idx] >= xs[0] && line.x[idx] <= xs[1]);
     let ys = extent(lines.flatMap((line) => extent(inside(line)) ?? [])) ?? [0, 1];
     if (ys[0] === ys[1]) {
@@ -114,7 +124,7 @@ export class Chart {
     ys = [ys[0] - room, ys[1] + room];
     const [left, right] = [MARGIN.left, width - MARGIN.right];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const span = xs[1] - xs[0] || 1;
+    const span = xs[1] - xs[0];
     this.x = (value) => left + ((value - xs[0]) / span) * (right - left);
     this.y = (value) => bottom - ((value - ys[0]) / (ys[1] - ys[0])) * (bottom - top);
     this.unx = (place) => xs[0] + ((place - left) / (right - left)) * span;
@@ -128,7 +138,7 @@ export class Chart {
         svg('text', { x: left - 6, y: y + 4, 'text-anchor': 'end' }, tick(value)),
       );
     }
-    for (const value of ticks(xs[0], xs[1], Math.max(2, Math.floor(width / 80)))) {
+    for (const value of ticks(ends[0], ends[1], Math.max(2, Math.floor(width / 80)))) {
       grid.append(svg('text', { x: this.x(value), y: HEIGHT - 6, 'text-anchor': 'middle' }, this.format(value)));
     }
     const clip = svg('svg', { x: left, y: 0, width: right - left, height: HEIGHT, viewBox: `${left} 0 ${right - left} ${HEIGHT}` });
@@ -150,7 +160,7 @@ export class Chart {
     const group = svg('g', { class: `line ${kind}` });
     let path = '';
     for (const run of runs(line)) {
-      if (run.length === 1) {
+      if (run.every(([x, y]) => x === run[0][0] && y === run[0][1])) {
         group.append(svg('circle', { cx: this.x(run[0][0]), cy: this.y(run[0][1]), r: 2.2 }));
       } else {
         path += run.map(([x, y], idx) => `${idx ? 'L' : 'M'}${this.x(x).toFixed(1)} ${this.y(y).toFixed(1)}`).join('');
@@ -170,11 +180,14 @@ export class Chart {
     this.plot.setAttribute('aria-label', `${this.element.querySelector('h3').textContent}: last ${told}`);
   }
 
-  #nearest(x) {
-    const xs = this.curves[this.series[0].key]?.raw.x ?? [];
+  /** The point nearest to `x`; of several at one place that nearest to the height `top` on the screen. */
+  #nearest(x, top) {
+    const { x: xs, y: ys } = this.curves[this.series[0].key]?.raw ?? { x: [], y: [] };
+    const height = (idx) => (Number.isFinite(ys[idx]) ? Math.abs(this.y(ys[idx]) - top) : Infinity);
     let best = -1;
     for (let idx = 0; idx < xs.length; idx += 1) {
-      if (best < 0 || Math.abs(xs[idx] - x) < Math.abs(xs[best] - x)) best = idx;
+      const nearer = best < 0 ? -1 : Math.abs(xs[idx] - x) - Math.abs(xs[best] - x);
+      if (nearer < 0 || (nearer === 0 && height(idx) < height(best))) best = idx;
     }
     return best;
   }
@@ -188,7 +201,7 @@ export class Chart {
     if (!this.unx) return;
     const place = this.#place(event);
     if (this.dragFrom !== undefined) this.#select(this.dragFrom, place);
-    this.#mark(this.#nearest(this.unx(place)));
+    this.#mark(this.#nearest(this.unx(place), event.clientY - this.plot.getBoundingClientRect().top));
   }
 
   #begin(event) {
@@ -232,16 +245,18 @@ export class Chart {
       this.readout.setAttribute('aria-live', 'off');
       return;
     }
-    const x = this.curves[this.series[0].key].raw.x[this.marked];
+    const { raw: first } = this.curves[this.series[0].key];
+    const [x, marked] = [first.x[this.marked], names(first)[this.marked]];
     this.cursor.append(svg('line', { x1: this.x(x), x2: this.x(x), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }));
     const told = this.series.map(({ name, key }, series) => {
       const raw = this.curves[key]?.raw;
-      const value = raw?.y[raw.x.indexOf(x)];
+      const value = raw?.y[names(raw).indexOf(marked)];
       if (Number.isFinite(value)) {
         this.cursor.append(svg('circle', { class: `c${series % N_COLOURS}`, cx: this.x(x), cy: this.y(value), r: 3.5 }));
       }
       return `${this.series.length > 1 ? `${name} ` : ''}${value === null ? 'not finite' : number(value)}`;
     });
-    this.readout.textContent = `${this.format(x)}: ${told.join(' · ')}`;
+    const update = first.updates ? ` (update ${integer(marked)})` : '';
+    this.readout.textContent = `${this.format(x)}${update}: ${told.join(' · ')}`;
   }
 }

@@ -5,7 +5,9 @@ import { catalogue } from './catalogue.js';
 import { Chart } from './chart.js';
 import { byId, debounced, duration, h, integer, number } from './dom.js';
 
-const AXES = { update: 0, tokens: 1, time: 2 };
+const AXES = { update: 0, tokens: 1, time: 2, labels: 3 };
+/** Share of the width that is left free beside a line of many updates at one place, so that the frame does not cut it. */
+const ROOM = 0.04;
 /** Points that may be added to a curve before it is gathered into buckets anew. */
 const MOST_POINTS = 6000;
 
@@ -17,6 +19,9 @@ export class Curves {
     this.range = null;
     this.charts = [];
     this.columns = [];
+    this.before = [0, 0, 0];
+    /** What is asked of the server and not answered yet. */
+    this.asked = null;
     this.redraw = debounced(() => this.draw(), 120);
     this.#tools();
     this.grid = h('div', { class: 'groups' });
@@ -29,7 +34,8 @@ export class Curves {
     this.axisSelect = h('select', { id: 'axis', onchange: () => this.#ask({ axis: this.axisSelect.value }) },
       h('option', { value: 'update' }, 'updates'),
       h('option', { value: 'tokens' }, 'tokens trained on'),
-      h('option', { value: 'time' }, 'time'));
+      h('option', { value: 'time' }, 'time'),
+      h('option', { value: 'labels' }, 'labels'));
     const smoothing = h('input', { id: 'smoothing', type: 'range', min: 0, max: 0.99, step: 0.01, value: 0 });
     const told = h('output', { for: 'smoothing' }, 'none');
     smoothing.addEventListener('input', () => {
@@ -47,22 +53,38 @@ export class Curves {
     this.reload = debounced(() => this.#load(), 150);
   }
 
-  /** Begins anew with what is known of a run. */
+  /** Begins anew with what is known of a run, or of all rounds up to it. */
   async begin(run) {
-    if (run.root !== this.root) {
-      this.root = run.root;
+    const of = run.all ? 'all rounds' : run.root;
+    if (of !== this.of) {
+      this.of = of;
       this.range = null;
       this.whole.hidden = true;
     }
-    this.columns = run.columns;
-    this.last = run.last;
-    this.nBranches = run.branches.length;
-    const timeless = run.settings?.mode === 'deterministic';
-    const time = this.axisSelect.querySelector('[value="time"]');
-    time.disabled = timeless;
-    time.textContent = timeless ? 'time (a deterministic run keeps none)' : 'time';
+    this.columns = (run.all ?? run).columns;
+    // Where the updates go on that are told of.
+    this.before = run.all?.before ?? [0, 0, 0];
+    this.timeless = run.settings?.mode === 'deterministic';
+    this.#offer();
     this.#build();
     await this.#load();
+  }
+
+  /** Lets one choose among the axes that there are numbers for. */
+  #offer() {
+    const why = {
+      time: this.timeless && 'a deterministic run keeps none',
+      labels: !this.columns.includes('n_labels') && 'nothing tells how many',
+    };
+    for (const option of this.axisSelect.options) {
+      const reason = why[option.value];
+      option.disabled = Boolean(reason);
+      option.textContent = option.textContent.replace(/ \(.*/, '') + (reason ? ` (${reason})` : '');
+    }
+    if (!why[this.axis]) return;
+    this.axis = this.axisSelect.value = 'update';
+    this.range = null;
+    this.whole.hidden = true;
   }
 
   #build() {
@@ -106,7 +128,8 @@ export class Curves {
     });
     // An answer to an older question is no answer.
     if (asked !== this.asked) return;
-    this.charts.forEach((chart) => chart.show(curves, this.range));
+    this.asked = null;
+    this.charts.forEach((chart) => chart.show(curves, this.range, this.axis === 'labels' ? ROOM : 0));
   }
 
   draw() {
@@ -116,21 +139,24 @@ export class Curves {
 
   /** An update is done. */
   updated({ at, numbers }) {
-    this.last = at;
     const isNew = Object.keys(numbers).some((name) => name !== 'version' && !this.columns.includes(name));
     if (isNew) {
       this.columns = [...new Set([...this.columns, ...Object.keys(numbers).filter((name) => name !== 'version')])];
+      this.#offer();
       this.#build();
       this.reload();
       return;
     }
     // Whoever looks at a part is not disturbed; a smooth line is the server's to make.
     if (this.range !== null) return;
-    if (this.smoothing > 0 || this.charts.some((chart) => chart.nPoints > MOST_POINTS)) {
+    // An answer that is on its way may be without it, and takes the place of what is drawn.
+    if (this.asked || this.smoothing > 0 || this.charts.some((chart) => chart.nPoints > MOST_POINTS)) {
       this.reload();
       return;
     }
-    this.charts.forEach((chart) => chart.push(at[AXES[this.axis]], numbers));
+    // Labels do not go on counting from round to round: they are what the reward model has learnt from, of all rounds.
+    const places = at.map((place, axis) => (place === null ? null : place + (this.before[axis] ?? 0)));
+    this.charts.forEach((chart) => chart.push(places[AXES[this.axis]], places[AXES.update], numbers));
     this.redraw();
   }
 }

@@ -1,6 +1,6 @@
 // The page: logs in, shows what is known of a run, and keeps it up to date.
 
-import { Refused, choose, get, listen, post } from './api.js';
+import { ALL, Refused, choose, getRun, isOfAll, listen, post } from './api.js';
 import { Controls } from './controls.js';
 import { Curves } from './curves.js';
 import { byId, duration, h, integer, number, visible } from './dom.js';
@@ -93,17 +93,19 @@ function showRounds(run) {
   // The one that is followed has no number of its own: another may be, later.
   const options = rounds.map((row) => h('option', { value: row.round === followed ? '' : row.round }, name(row)));
   if (followed === null) options.unshift(h('option', { value: '' }, '–'));
+  if (rounds.length > 0) options.push(h('option', { value: ALL }, 'all rounds'));
   const select = byId('round');
   select.replaceChildren(...options);
-  select.value = isElsewhere(run) ? round : '';
+  if (run.all) select.value = ALL;
+  else select.value = isElsewhere(run) ? round : '';
   byId('rounds').hidden = rounds.length === 0;
-  if (!isElsewhere(run)) choose(null);
+  if (!isElsewhere(run) && !run.all) choose(null);
 }
 
 /** Asks for the run that is chosen, and shows it. One that goes on no more is not shown anew under a reader's eyes. */
 async function look() {
   const asked = (looked = {});
-  const run = await get('run');
+  const run = await getRun();
   if (asked !== looked) return;
   if (isElsewhere(run) && run.root === known.root) {
     known.followed = run.followed;
@@ -173,8 +175,17 @@ function heard(message) {
   }
 }
 
+/** Where all rounds are chosen: only their curves are drawn as one. */
+function noteRound(view) {
+  const note = byId('round-note');
+  note.hidden = !isOfAll() || view === 'curves';
+  const shown = known?.followed ? `round ${known.followed}` : 'the run that is followed';
+  note.textContent = note.hidden ? '' : `All rounds together are under Curves alone: here is ${shown}.`;
+}
+
 function route() {
   const view = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : VIEWS[0];
+  noteRound(view);
   byId('login').hidden = !isLoggedOut;
   for (const name of VIEWS) byId(name).hidden = isLoggedOut || name !== view;
   for (const link of document.querySelectorAll('nav a')) {
@@ -201,7 +212,7 @@ async function logIn(text) {
 }
 
 async function start() {
-  const run = await get('run');
+  const run = await getRun();
   await show(run);
   listen(run.id, {
     onMessage: heard,
