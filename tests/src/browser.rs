@@ -205,12 +205,13 @@ impl Browser {
 
     /// Swipes with a finger that is put down on an element, so far to the right and down.
     pub async fn swipe(&self, from: &str, (x, y): (f64, f64)) {
-        let stroke = |share: f64| PointerAction::MoveBy { duration: Some(STROKE), x: share * x, y: share * y };
+        let stroke = |(x, y): (f64, f64)| PointerAction::MoveBy { duration: Some(STROKE), x, y };
+        let begun = ((x / 4.0).round(), (y / 4.0).round());
         let way = [
             onto(self.find(from).await),
             PointerAction::Down { button: MOUSE_BUTTON_LEFT },
-            stroke(0.25),
-            stroke(0.75),
+            stroke(begun),
+            stroke((x - begun.0, y - begun.1)),
             PointerAction::Up { button: MOUSE_BUTTON_LEFT },
         ];
         self.touch(way.into()).await;
