@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use fantoccini::actions::{InputSource, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
+use fantoccini::actions::{Actions, InputSource, MOUSE_BUTTON_LEFT, MouseActions, PointerAction, TouchActions};
 use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,6 +17,8 @@ const REQUIRED: &str = "COLLIMATE_BROWSER_REQUIRED";
 const N_CLICKS: usize = 5;
 /// How long something may take to appear.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a pointer takes over each part of its way.
+const STROKE: Duration = Duration::from_millis(20);
 
 /// How the page is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +27,17 @@ pub struct Look {
     pub size: (u32, u32),
     /// Whether the system's colours are dark.
     pub is_dark: bool,
+    /// Whether it is touched, and not pointed at.
+    pub is_touched: bool,
 }
 
 impl Look {
     /// A desk.
-    pub const WIDE: Self = Self { size: (1280, 900), is_dark: false };
+    pub const WIDE: Self = Self { size: (1280, 900), is_dark: false, is_touched: false };
+    /// As wide as a phone.
+    pub const NARROW: Self = Self { size: (390, 844), is_dark: false, is_touched: false };
     /// A phone.
-    pub const NARROW: Self = Self { size: (390, 844), is_dark: false };
+    pub const PHONE: Self = Self { is_touched: true, ..Self::NARROW };
 
     /// The same with dark colours.
     pub const fn dark(self) -> Self {
@@ -105,7 +111,9 @@ impl Browser {
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         arguments.push(format!("--window-size={width},{height}"));
         arguments.push(format!("--blink-settings=preferredColorScheme={}", u8::from(!look.is_dark)));
-        let metrics = json!({ "width": width, "height": height, "pixelRatio": 1.0, "touch": false, "mobile": false });
+        let metrics = json!({
+            "width": width, "height": height, "pixelRatio": 1.0, "touch": look.is_touched, "mobile": false,
+        });
         let options = json!({ "args": arguments, "mobileEmulation": { "deviceMetrics": metrics } });
         let capabilities = serde_json::Map::from_iter([("goog:chromeOptions".to_owned(), options)]);
         let client = ClientBuilder::new(HttpConnector::new())
@@ -178,21 +186,45 @@ impl Browser {
 
     /// Drags one element onto another by the mouse.
     pub async fn drag(&self, from: &str, to: &str) {
-        let (from, to) = (self.find(from).await, self.find(to).await);
-        let onto = |element: Element| PointerAction::MoveToElement {
-            element,
-            duration: Some(Duration::from_millis(20)),
-            x: 0.0,
-            y: 0.0,
-        };
-        let mouse = MouseActions::new("mouse".to_owned())
-            .then(onto(from))
-            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
-            .then(PointerAction::MoveBy { duration: Some(Duration::from_millis(10)), x: 8.0, y: 0.0 })
-            .then(onto(to))
-            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
-        self.client.perform_actions(mouse).await.expect("a drag");
-        self.client.release_actions().await.expect("a drag that is over");
+        let way = drag(self.find(from).await, &[], self.find(to).await);
+        let mouse = way.into_iter().fold(MouseActions::new("mouse".to_owned()), |mouse, action| mouse.then(action));
+        self.perform(mouse).await;
+    }
+
+    /// Drags one element onto another by a finger.
+    pub async fn drag_by_finger(&self, from: &str, to: &str) {
+        self.touch(drag(self.find(from).await, &[], self.find(to).await)).await;
+    }
+
+    /// The same by a finger that is held for so long at a point of the screen on its way.
+    pub async fn drag_by_finger_and_hold(&self, from: &str, at: (f64, f64), held: Duration, to: &str) {
+        let (x, y) = at;
+        let hold = [PointerAction::MoveTo { duration: Some(STROKE), x, y }, PointerAction::Pause { duration: held }];
+        self.touch(drag(self.find(from).await, &hold, self.find(to).await)).await;
+    }
+
+    /// Swipes with a finger that is put down on an element, so far to the right and down.
+    pub async fn swipe(&self, from: &str, (x, y): (f64, f64)) {
+        let stroke = |(x, y): (f64, f64)| PointerAction::MoveBy { duration: Some(STROKE), x, y };
+        let begun = ((x / 4.0).round(), (y / 4.0).round());
+        let way = [
+            onto(self.find(from).await),
+            PointerAction::Down { button: MOUSE_BUTTON_LEFT },
+            stroke(begun),
+            stroke((x - begun.0, y - begun.1)),
+            PointerAction::Up { button: MOUSE_BUTTON_LEFT },
+        ];
+        self.touch(way.into()).await;
+    }
+
+    async fn touch(&self, way: Vec<PointerAction>) {
+        let finger = way.into_iter().fold(TouchActions::new("finger".to_owned()), |finger, action| finger.then(action));
+        self.perform(finger).await;
+    }
+
+    async fn perform(&self, actions: impl Into<Actions>) {
+        self.client.perform_actions(actions).await.expect("a pointer that moves");
+        self.client.release_actions().await.expect("a pointer that is lifted");
     }
 
     /// What axe-core finds on the page that is serious or worse.
@@ -232,6 +264,19 @@ impl Browser {
         // A browser that is gone already is closed.
         let _ = self.client.clone().close().await;
     }
+}
+
+fn onto(element: Element) -> PointerAction {
+    PointerAction::MoveToElement { element, duration: Some(STROKE), x: 0.0, y: 0.0 }
+}
+
+/// From one element to another by this way.
+fn drag(from: Element, by: &[PointerAction], to: Element) -> Vec<PointerAction> {
+    // Farther than what is taken for a click.
+    let off = PointerAction::MoveBy { duration: Some(STROKE), x: 12.0, y: 0.0 };
+    let (down, up) =
+        (PointerAction::Down { button: MOUSE_BUTTON_LEFT }, PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+    [[onto(from), down, off].as_slice(), by, &[onto(to), up]].concat()
 }
 
 impl Drop for Browser {

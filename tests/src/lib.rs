@@ -15,6 +15,7 @@
 //! - [`watching`]: a program that looks at a run's page.
 //! - [`cable`]: the way from a browser to a server, which can be cut.
 //! - [`labeling`]: `collimate label` as a process, and people who use it.
+//! - [`label_page`]: its page in a browser.
 //! - [`browser`]: a real browser, where there is one.
 //! - [`fixture`]: numbers of other implementations, and what counts as the same.
 
@@ -25,6 +26,7 @@ pub mod command_line;
 pub mod counting;
 pub mod fakes;
 pub mod fixture;
+pub mod label_page;
 pub mod labeling;
 pub mod laws;
 pub mod run;

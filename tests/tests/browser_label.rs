@@ -2,77 +2,19 @@
 
 use collimate_tests::browser::{self, Browser, Look};
 use collimate_tests::command_line::Home;
+use collimate_tests::label_page::{self, exported, letter_of, log_in, rank, rank_of, serve};
 use collimate_tests::labeling::{Client, Served};
 use serde_json::{Value, json};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_collimate-under-test");
+
 fn home(tasks: &[Value]) -> Home {
-    let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
-    // A file holds tasks of one kind.
-    for (idx, task) in tasks.iter().enumerate() {
-        home.write(&format!("tasks-{idx}.jsonl"), task.to_string());
-    }
-    home
+    label_page::home(BINARY, tasks)
 }
 
-fn serve(home: &Home, arguments: &[&str]) -> Served {
-    let files: Vec<String> =
-        (0..).map(|idx| format!("tasks-{idx}.jsonl")).take_while(|name| home.path(name).exists()).collect();
-    let files: Vec<&str> = files.iter().flat_map(|name| ["--tasks", name]).collect();
-    let fixed =
-        [&["--labeler", "anna", "--labeler", "ben", "--set", "label.repeat_share=0"], files.as_slice()].concat();
-    Served::start(home, &[fixed.as_slice(), arguments].concat())
-}
-
-/// K = 4, of a dialogue.
-fn rank() -> Value {
-    let prompt = json!([
-        { "role": "user", "content": "What floats?" },
-        { "role": "assistant", "content": "Ships." },
-        { "role": "user", "content": "And what **else**?" },
-    ]);
-    json!({ "prompt": prompt, "responses": ["Wood floats.", "Ice floats.", "Stones float.", "Lead floats."] })
-}
-
-async fn log_in(browser: &Browser, served: &Served, name: &str) {
-    browser.go(&format!("{}/login#{}", served.url(), served.tokens[name])).await;
-    browser.until("return location.pathname !== '/login'").await;
-}
-
-/// Anna at these tasks, in a wide window; none where there is no browser.
+/// In a wide window.
 async fn anna_at(tasks: &[Value]) -> Option<(Home, Served, Browser)> {
-    if !browser::is_there() {
-        return None;
-    }
-    let home = home(tasks);
-    let served = serve(&home, &[]);
-    let browser = Browser::open(Look::WIDE).await;
-    log_in(&browser, &served, "anna").await;
-    Some((home, served, browser))
-}
-
-/// The responses as they stand on the page: the letter of each by its text.
-async fn letter_of(browser: &Browser, text: &str) -> usize {
-    let script = format!(
-        "return [...document.querySelectorAll('.response .text')].findIndex((one) => one.innerText.includes({}))",
-        json!(text)
-    );
-    usize::try_from(browser.run(&script).await.as_i64().unwrap()).unwrap_or_else(|_| panic!("{text} is not there"))
-}
-
-fn chip(index: usize) -> String {
-    format!(".chip[data-response=\"{index}\"]:not(.lifted)")
-}
-
-/// What came out, the newest revisions alone.
-fn exported(home: &Home, what: &str) -> Vec<Value> {
-    home.succeed(&["label", "export", "label.db", "out.jsonl", "--what", what]);
-    home.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// For each response of a line, its rank.
-fn rank_of(line: &Value, text: &str) -> u64 {
-    let idx = line["responses"].as_array().unwrap().iter().position(|one| one == text).unwrap();
-    line["ranks"][idx].as_u64().unwrap()
+    label_page::anna_at(BINARY, tasks, Look::WIDE).await
 }
 
 #[tokio::test]
@@ -92,36 +34,6 @@ async fn a_link_logs_in_and_leaves_the_address_bar() {
     let address = browser.run("return location.href").await;
     assert_eq!(address, format!("{}/", served.url()));
     assert_eq!(browser.run("return document.cookie").await, "", "no script reads the session");
-    browser.close().await;
-}
-
-#[tokio::test]
-async fn four_responses_are_ranked_by_dragging_with_a_tie() {
-    let Some((home, _served, browser)) = anna_at(&[rank()]).await else { return };
-    browser.says("And what else?").await;
-    browser.says("Ships.").await;
-    for (text, tier) in [("Wood", 2), ("Ice", 1), ("Stones", 3), ("Lead", 3)] {
-        let letter = letter_of(&browser, text).await;
-        browser.drag(&chip(letter), &format!("[data-drop=\"{tier}\"]")).await;
-    }
-    browser.says("= ").await;
-    browser.click("#submit").await;
-    browser.says("All done").await;
-    browser.close().await;
-    let lines = exported(&home, "comparisons");
-    let ranks = ["Ice floats.", "Wood floats.", "Stones float.", "Lead floats."].map(|text| rank_of(&lines[0], text));
-    assert_eq!((lines.len(), ranks), (1, [1, 2, 3, 3]));
-    assert_eq!((&lines[0]["labeler"], &lines[0]["revision"]), (&json!("anna"), &json!(1)));
-}
-
-#[tokio::test]
-async fn one_is_dropped_between_two_others() {
-    let Some((_home, _served, browser)) = anna_at(&[rank()]).await else { return };
-    browser.find(".chip").await;
-    for (index, place) in [(0, "1"), (1, "2"), (2, "3"), (3, "before-2")] {
-        browser.drag(&chip(index), &format!("[data-drop=\"{place}\"]")).await;
-    }
-    browser.says("A > D > B > C").await;
     browser.close().await;
 }
 
@@ -354,6 +266,35 @@ async fn a_formula_wider_than_a_telephone_is_scrolled_in_its_own_box() {
     assert_eq!(browser.run(is_scrolled).await, json!([true, true]));
     assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth").await, true);
     assert_eq!(browser.serious_violations().await, Vec::<String>::new());
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_overview_tells_how_the_screening_went_and_how_labelers_agree_with_themselves() {
+    if !browser::is_there() {
+        return;
+    }
+    let home = home(&[rank()]);
+    home.write("known.jsonl", json!({ "prompt": "Known.", "responses": ["1", "2"], "ranks": [1, 2] }).to_string());
+    let repeats = ["--set", "label.repeat_share=1", "--set", "label.repeat_after=0"];
+    let served = serve(&home, &[["--screening", "known.jsonl"].as_slice(), &repeats].concat());
+    let (anna, ben) = (served.client("anna"), served.client("ben"));
+    // The screening's, the task, and the task again.
+    for key in ["1", "2", "3"] {
+        assert_eq!(anna.answer(&anna.next().unwrap(), key).0, 200);
+    }
+    let tried = ben.next().unwrap();
+    let wrong = if tried["responses"][0]["raw"] == "1" { [2, 1] } else { [1, 2] };
+    ben.done("/api/answer", json!({ "handle": tried["handle"], "key": "4", "draft": { "places": wrong } }));
+    assert_eq!(ben.next(), None);
+    let browser = Browser::open(Look::WIDE).await;
+    log_in(&browser, &served, "admin").await;
+    browser.says("1 hidden repeats").await;
+    let rows = "return [...document.querySelectorAll('table.labelers tbody tr')].map((row) => [...row.children].map((cell) => cell.innerText))";
+    let rows: Vec<Vec<String>> = serde_json::from_value(browser.run(rows).await).unwrap();
+    let told = |row: &[String]| [0, 5, 8].map(|at| row[at].clone());
+    assert_eq!(told(&rows[0]), ["anna", "100.0 %, passed", "100.0 % (1)"]);
+    assert_eq!(told(&rows[1]), ["ben", "0.0 %, failed", "–"]);
     browser.close().await;
 }
 

@@ -6,6 +6,8 @@ use collimate_tests::labeling::{Served, by_text};
 use serde_json::{Value, json};
 
 const ENTER: &str = "\u{e007}";
+const ESCAPE: &str = "\u{e00c}";
+const SUBMIT: &str = "\u{e009}\u{e007}";
 const HOSTILE: &str = "<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\"> \
     [click](javascript:window.hacked=3) <svg onload=\"window.hacked = 4\"> admin\u{202e}txt.exe";
 
@@ -123,6 +125,90 @@ async fn two_responses_are_settled_by_which_is_better() {
     browser.says("Settled by admin").await;
     browser.close().await;
     assert_eq!(exported(&home)[0]["ranks"], json!([2, 1]));
+}
+
+/// What the list of keys says, key by key.
+async fn keys_told(browser: &Browser) -> Vec<String> {
+    browser.press("?").await;
+    browser.find("#keys[open]").await;
+    let keys = browser.run("return [...document.querySelectorAll('#keys dt')].map((key) => key.innerText)").await;
+    browser.press(ESCAPE).await;
+    browser.until("return document.querySelector('#keys[open]') === null").await;
+    serde_json::from_value(keys).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_the_ranking_page_settle_and_the_list_of_keys_holds_those_that_do_something() {
+    if !browser::is_there() {
+        return;
+    }
+    let (home, served) = disagreeing(&[rank("")]);
+    let browser = admin_at(&served, Look::WIDE).await;
+    browser.click(".disagreement h3 a").await;
+    browser.says("What labelers said").await;
+    browser.press(SUBMIT).await;
+    browser.says("Not settled: what labelers said counts").await;
+    // Each digit places the response in focus and goes to the next.
+    for digit in ["2", "1", "1"] {
+        browser.press(digit).await;
+    }
+    browser.says("B = C > A").await;
+    // From C to B; its place anew, a score, two flags, and one of these off again.
+    for key in ["k", "0", "3", "\u{e008}6\u{e000}", "h", "v", "v"] {
+        browser.press(key).await;
+    }
+    browser.says("C > A > B").await;
+    browser.press("m").await;
+    browser
+        .until("return document.querySelector('.response .source')?.textContent.startsWith('1: ice') === true")
+        .await;
+    browser.press("m").await;
+    browser.until("return document.querySelector('.response .source') === null").await;
+    // Those of a labeler alone do nothing here.
+    for key in ["s", "u", "j", "a", "n"] {
+        browser.press(key).await;
+    }
+    assert_eq!(browser.run("return document.activeElement.id").await, "notes");
+    browser.press("smu").await;
+    browser.press(SUBMIT).await;
+    browser.says("Settled by admin").await;
+    let line = &exported(&home)[0];
+    assert_eq!((&line["ranks"], &line["all_bad"], &line["notes"]), (&json!([2, 3, 1]), &json!(true), &json!("smu")));
+    assert_eq!((&line["scores"][1], &line["flags"]), (&json!(6), &json!([[], ["hallucination"], []])));
+
+    browser.press(ESCAPE).await;
+    let flags = ["i", "c", "h", "o", "x", "v", "e", "d", "g", "p", "l"];
+    let (first, last) = (["1 – 3", "0", "← →", "Shift 1 – 7", "j", "k", "a", "m", "n"], ["Ctrl ⏎", "Esc", "?"]);
+    assert_eq!(keys_told(&browser).await, [first.as_slice(), &flags, &last].concat());
+    // Turned off, they do nothing.
+    browser.click("#open-keys").await;
+    browser.click("#keys dl + button").await;
+    browser.press(ESCAPE).await;
+    browser.press("a").await;
+    assert_eq!(browser.find("#all-bad").await.attr("aria-pressed").await.unwrap(), Some("true".to_owned()));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_a_digit_says_which_is_better_and_the_list_of_keys_says_so() {
+    if !browser::is_there() {
+        return;
+    }
+    let two = json!({ "prompt": "Which?", "responses": ["1: this", "2: that"] });
+    let (home, served) = disagreeing(&[two]);
+    let browser = admin_at(&served, Look::WIDE).await;
+    browser.click(".disagreement h3 a").await;
+    browser.says("What labelers said").await;
+    let told = keys_told(&browser).await;
+    assert_eq!(told[..9], ["1", "2", "0", "Shift 1 – 7", "j", "k", "a", "m", "n"]);
+    browser.press("2").await;
+    browser.press(SUBMIT).await;
+    browser.says("(revision 1): B > A").await;
+    browser.press("0").await;
+    browser.press(SUBMIT).await;
+    browser.says("(revision 2): A = B").await;
+    browser.close().await;
+    assert_eq!(exported(&home)[0]["ranks"], json!([1, 1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,10 +10,17 @@ use serde_json::{Value, json};
 
 /// Tasks of three responses that anna ranks in their order and ben the other way round.
 fn disagreeing(n_tasks: usize) -> (Home, Served) {
+    disagreeing_among(n_tasks, &["anna", "ben"])
+}
+
+/// The same of tasks that all these are to rank, anna and ben among them.
+fn disagreeing_among(n_tasks: usize, labelers: &[&str]) -> (Home, Served) {
     let home = Home::new(env!("CARGO_BIN_EXE_collimate-under-test"));
     home.write("tasks.jsonl", tasks(n_tasks, 3));
-    let people = ["--tasks", "tasks.jsonl", "--labeler", "anna", "--labeler", "ben", "--overlap", "2"];
-    let served = Served::start(&home, &[people.as_slice(), &["--set", "label.repeat_share=0"]].concat());
+    let overlap = labelers.len().to_string();
+    let people: Vec<&str> = labelers.iter().flat_map(|name| ["--labeler", name]).collect();
+    let fixed = ["--tasks", "tasks.jsonl", "--overlap", overlap.as_str(), "--set", "label.repeat_share=0"];
+    let served = Served::start(&home, &[fixed.as_slice(), &people].concat());
     for name in ["anna", "ben"] {
         let client = served.client(name);
         while let Some(task) = client.next() {
@@ -89,6 +96,36 @@ fn the_admin_reads_a_disagreement_whole_settles_it_changes_that_and_takes_it_bac
     assert_eq!(first(&admin), task, "it is open again");
     let overview = got(&admin, "/api/overview");
     assert_eq!((&overview["n_disagreements"], &overview["n_settled"]), (&json!(2), &json!(0)));
+}
+
+#[test]
+fn what_is_settled_is_asked_no_more_and_the_overview_counts_what_is_left() {
+    let (home, served) = disagreeing_among(3, &["anna", "ben", "cara", "dan"]);
+    let (admin, cara, dan) = (served.client("admin"), served.client("cara"), served.client("dan"));
+    let prompt = |task: Option<Value>| task.map(|task| task["turns"][0]["raw"].as_str().unwrap().to_owned());
+    let listed = got(&admin, "/api/disagreements");
+    let task_of = |idx: usize| listed["disagreements"][idx]["task"].as_str().unwrap().to_owned();
+    let settle = |idx: usize| {
+        let body = json!({ "task": task_of(idx), "draft": { "places": [1, 2, 3] } });
+        admin.done("/api/settle", body);
+    };
+    let counts = || {
+        let tasks = got(&admin, "/api/overview")["tasks"].clone();
+        ["n_open", "n_wanted", "n_answers"].map(|name| tasks[name].as_u64().unwrap())
+    };
+    assert_eq!(counts(), [3, 12, 6]);
+    let open = cara.next().unwrap();
+    settle(0);
+    settle(1);
+    assert_eq!(counts(), [1, 9, 6], "two of each settled one are there, and cara is at the first");
+    assert_eq!(prompt(dan.next()), Some("prompt 2".to_owned()));
+    assert_eq!(cara.answer(&open, "hers").0, 200, "she was at it before");
+    assert_eq!(prompt(cara.next()), Some("prompt 2".to_owned()));
+    let told = home.succeed(&["label", "agreement", "label.db"]);
+    assert!(told.contains("7 of 9 answers"), "{told}");
+    admin.done("/api/take-back", json!({ "task": task_of(1) }));
+    assert_eq!((prompt(cara.next()), prompt(dan.next())), (Some("prompt 1".to_owned()), Some("prompt 1".to_owned())));
+    assert_eq!(counts(), [0, 11, 7]);
 }
 
 #[test]

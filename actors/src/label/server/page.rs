@@ -33,6 +33,7 @@ pub const FILES: Assets = assets! {
     "/script/form.js" => "script/form.js",
     "/script/responses.js" => "script/responses.js",
     "/script/saving.js" => "script/saving.js",
+    "/script/steering.js" => "script/steering.js",
     "/script/label.js" => "script/label.js",
     "/script/login.js" => "script/login.js",
     "/script/overview.js" => "script/overview.js",

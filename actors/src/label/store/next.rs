@@ -4,6 +4,9 @@
 //! numbers. Each labeler has been through them up to one of them (`last_place`, `last_task`), and does not look at those
 //! before it again: a task behind that point which opens again is put on the list of returns, and that list each labeler
 //! goes through once too (`last_return`). So handing out takes as long with a million tasks as with ten.
+//!
+//! A task that the admin has settled is handed out no more, however many were wanted for it: what it is about is known. Who
+//! is at it then goes on, and who goes back to it may: what they say of it is kept as ever.
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -93,7 +96,8 @@ pub fn next(connection: &Connection, labeler: i64, wanted: Option<&str>, rules: 
         }
     }
     let is_busy: bool = connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM assignments WHERE state = 'taken' AND labeler <> ?1)",
+        "SELECT EXISTS (SELECT 1 FROM assignments a WHERE a.state = 'taken' AND a.labeler <> ?1
+                        AND NOT EXISTS (SELECT 1 FROM settled WHERE task = a.task))",
         [labeler],
         |row| row.get(0),
     )?;
@@ -153,7 +157,8 @@ fn has_room(connection: &Connection, task: i64) -> Result<bool> {
     Ok(statement.execute([task])? == 1)
 }
 
-/// What this page had before, unless it is answered, skipped, or somebody else's meanwhile.
+/// What this page had before, unless it is answered, skipped, or somebody else's meanwhile; or settled, and left without
+/// anything put down.
 fn go_on(
     connection: &Connection,
     labeler: i64,
@@ -162,7 +167,9 @@ fn go_on(
     now: Millis,
 ) -> Result<Option<Assignment>> {
     let mut statement = connection.prepare_cached(
-        "SELECT id FROM assignments WHERE handle = ?1 AND labeler = ?2 AND state IN ('taken', 'left')",
+        "SELECT id FROM assignments a WHERE handle = ?1 AND labeler = ?2
+           AND (state = 'taken' OR state = 'left'
+                AND (draft IS NOT NULL OR NOT EXISTS (SELECT 1 FROM settled WHERE task = a.task)))",
     )?;
     let found: Option<i64> = statement.query_row(params![handle, labeler], |row| row.get(0)).optional()?;
     match found {
@@ -240,7 +247,7 @@ fn unfinished(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT t.id FROM assignments a INDEXED BY assignments_drafts JOIN tasks t ON t.id = a.task
          WHERE a.labeler = ?1 AND a.draft IS NOT NULL AND a.state = 'left' AND a.pass = 0
-           AND t.known IS NULL AND t.n_taken < t.wanted
+           AND t.known IS NULL AND t.n_taken < t.wanted AND NOT EXISTS (SELECT 1 FROM settled WHERE task = t.id)
          ORDER BY a.taken_at LIMIT 1",
     )?;
     Ok(statement.query_row([labeler], |row| row.get(0)).optional()?)
@@ -278,6 +285,7 @@ fn returned(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT r.id, r.task FROM returns r JOIN tasks t ON t.id = r.task
          WHERE r.id > (SELECT last_return FROM labelers WHERE id = ?1) AND t.known IS NULL AND t.n_taken < t.wanted
+           AND NOT EXISTS (SELECT 1 FROM settled WHERE task = t.id)
            AND NOT EXISTS (SELECT 1 FROM assignments a
                            WHERE a.task = r.task AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
          ORDER BY r.id LIMIT 1",
@@ -297,6 +305,7 @@ fn placed(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
         "SELECT t.place, t.id FROM tasks t INDEXED BY tasks_placed
          WHERE t.known IS NULL AND t.n_taken < t.wanted AND t.place IS NOT NULL
            AND t.place > (SELECT last_place FROM labelers WHERE id = ?1)
+           AND NOT EXISTS (SELECT 1 FROM settled WHERE task = t.id)
            AND NOT EXISTS (SELECT 1 FROM assignments a
                            WHERE a.task = t.id AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
          ORDER BY t.place LIMIT 1",
@@ -316,6 +325,7 @@ fn unseen(connection: &Connection, labeler: i64) -> Result<Option<i64>> {
         "SELECT t.id FROM tasks t INDEXED BY tasks_open
          WHERE t.known IS NULL AND t.n_taken < t.wanted AND t.place IS NULL
            AND t.id > (SELECT last_task FROM labelers WHERE id = ?1)
+           AND NOT EXISTS (SELECT 1 FROM settled WHERE task = t.id)
            AND NOT EXISTS (SELECT 1 FROM assignments a
                            WHERE a.task = t.id AND a.labeler = ?1 AND a.pass = 0 AND a.state <> 'left')
          ORDER BY t.id LIMIT 1",

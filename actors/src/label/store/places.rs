@@ -35,11 +35,13 @@ pub(super) fn arm_of(name: Option<String>) -> Result<Option<Arm>> {
     name.map(|name| parsed(&format!("\"{name}\""))).transpose()
 }
 
-/// All of them, in the order of their numbers; tasks to write something for are none.
+/// All of them, in the order of their numbers; tasks to write something for are none, and neither are settled ones.
 pub fn open_tasks(connection: &Connection) -> Result<Vec<OpenTask>> {
     let mut statement = connection.prepare(
         "SELECT id, arm FROM tasks
-         WHERE known IS NULL AND n_taken < wanted AND json_extract(body, '$.kind') <> 'write' ORDER BY id",
+         WHERE known IS NULL AND n_taken < wanted AND json_extract(body, '$.kind') <> 'write'
+           AND NOT EXISTS (SELECT 1 FROM settled WHERE task = tasks.id)
+         ORDER BY id",
     )?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.map(|row| {

@@ -2,6 +2,7 @@
 //!
 //! They stand beside what labelers said, which stays as it is: training reads them in its place, and agreement is of the
 //! labelers alone. Like an answer, a settled ranking has revisions, and all of them are kept; taking it back is one more.
+//! A settled task is handed out to nobody (see [`super::next`]) until that is taken back.
 
 use std::collections::BTreeSet;
 
@@ -114,13 +115,18 @@ pub fn settle(
     }
 }
 
-/// Takes back what a task is settled by: what labelers said counts again. Returns the revision.
+/// Takes back what a task is settled by: what labelers said counts again, and those who are still wanted for it may get it.
+/// Returns the revision.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] where it is not settled.
 pub fn take_back(connection: &Connection, task: i64, by: i64, now: Millis) -> Result<u32> {
     match last(connection, task)? {
-        Some(last) if last.body.is_some() => append(connection, task, Some(last), by, now, None),
+        Some(last) if last.body.is_some() => {
+            // Labelers have been past it while it was settled.
+            places::put_first(connection, task)?;
+            append(connection, task, Some(last), by, now, None)
+        }
         _ => Err(StoreError::Conflict("the task is not settled: there is nothing to take back".to_owned())),
     }
 }

@@ -40,13 +40,13 @@ pub fn progress(connection: &Connection, labeler: i64, now: Millis) -> Result<Pr
 pub struct TaskCounts {
     /// Tasks, without those of the screening.
     pub n_tasks: i64,
-    /// Tasks that somebody may still take.
+    /// Tasks that somebody may still take: settled ones are none.
     pub n_open: i64,
     /// Tasks that somebody is at now.
     pub n_taken: i64,
     /// Screening tasks.
     pub n_screening: i64,
-    /// Answers that are wanted in all, and those that are there.
+    /// Answers that are wanted in all: for a settled task no more than those that are there or under way.
     pub n_wanted: i64,
     /// Answers to tasks, without the screening's and without repeats.
     pub n_answers: i64,
@@ -55,17 +55,26 @@ pub struct TaskCounts {
 /// Of the whole project.
 pub fn tasks(connection: &Connection) -> Result<TaskCounts> {
     let count = |query: &str| -> Result<i64> { Ok(connection.query_row(query, [], |row| row.get(0))?) };
+    // Those with room, and how much.
+    let (n_settled, n_unwanted): (i64, i64) = connection.query_row(
+        "SELECT count(*), coalesce(sum(wanted - n_taken), 0) FROM tasks
+         WHERE known IS NULL AND n_taken < wanted AND id IN (SELECT task FROM settled)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let n_with_room = count(
+        "SELECT (SELECT count(*) FROM tasks INDEXED BY tasks_open
+                 WHERE known IS NULL AND n_taken < wanted AND place IS NULL)
+              + (SELECT count(*) FROM tasks INDEXED BY tasks_placed
+                 WHERE known IS NULL AND n_taken < wanted AND place IS NOT NULL)",
+    )?;
+    let n_wanted = count("SELECT coalesce(sum(wanted), 0) FROM tasks WHERE known IS NULL")?;
     Ok(TaskCounts {
         n_tasks: count("SELECT count(*) FROM tasks WHERE known IS NULL")?,
-        n_open: count(
-            "SELECT (SELECT count(*) FROM tasks INDEXED BY tasks_open
-                     WHERE known IS NULL AND n_taken < wanted AND place IS NULL)
-                  + (SELECT count(*) FROM tasks INDEXED BY tasks_placed
-                     WHERE known IS NULL AND n_taken < wanted AND place IS NOT NULL)",
-        )?,
+        n_open: n_with_room - n_settled,
         n_taken: count("SELECT count(DISTINCT task) FROM assignments WHERE state = 'taken'")?,
         n_screening: count("SELECT count(*) FROM tasks WHERE known IS NOT NULL")?,
-        n_wanted: count("SELECT coalesce(sum(wanted), 0) FROM tasks WHERE known IS NULL")?,
+        n_wanted: n_wanted - n_unwanted,
         n_answers: count(
             "SELECT count(*) FROM assignments a JOIN tasks t ON t.id = a.task
              WHERE a.state = 'answered' AND a.pass = 0 AND t.known IS NULL",

@@ -1,4 +1,4 @@
-// What opens over the page: the keys, and what is not handed in yet.
+// What opens over a page: the keys, and what is not handed in yet.
 
 import { byId, fill, h, visible } from "./dom.js";
 import { KEYS } from "./keys.js";
@@ -10,7 +10,8 @@ const head = (dialog, title) => h("header", {},
   h("h2", { id: `${dialog.id}-title` }, title),
   h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close"));
 
-export function showKeys(flags) {
+// What keys do with a task of this kind and so many responses, for a labeler or for the admin who settles it.
+export function showKeys({ kind, n, flags, isSettling }) {
   const dialog = byId("keys");
   const entry = (key, does) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, does)];
   const title = () => (areKeysOn() ? "Turn single keys off" : "Turn single keys on");
@@ -19,15 +20,20 @@ export function showKeys(flags) {
     localStorage.setItem("keys", areKeysOn() ? "off" : "on");
     turn.textContent = title();
   });
+  const hasResponses = kind !== "write";
+  const letters = KEYS.filter((one) => (hasResponses || !one.ofResponses) && !(isSettling && one.ofLabelers));
   fill(dialog, head(dialog, "Keys"),
     h("dl", { class: "keys" },
-      entry("1 – 9", "place of the response in focus (two on one place tie); of two: which is better"),
-      entry("0", "no place; of two: a tie"),
-      entry("Shift 1 – 7", "overall score"),
-      entry("← →", "move a letter of the ranking"),
-      KEYS.map(({ key, does }) => entry(key, does)),
-      flags.map(({ key, label }) => entry(key, label)),
-      entry("Ctrl ⏎", "submit"),
+      kind === "rank" && [
+        entry(`1 – ${n}`, "place of the response in focus (two on one place tie)"),
+        entry("0", "no place"),
+        entry("← →", "move a letter of the ranking"),
+      ],
+      kind === "compare" && [entry("1", "A is better"), entry("2", "B is better"), entry("0", "a tie")],
+      hasResponses && entry("Shift 1 – 7", "overall score of the response in focus"),
+      letters.map(({ key, does }) => entry(key, does)),
+      hasResponses && flags.map(({ key, label }) => entry(key, label)),
+      entry("Ctrl ⏎", isSettling ? "settle" : "submit"),
       entry("Esc", "leave a text field"),
       entry("?", "this list")),
     turn);

@@ -1,13 +1,14 @@
-// What each key does. The server refuses to start where a flag's key is one of these.
+// What each letter does. The server refuses to start where a flag's key is one of these. Some are of use where there are
+// responses alone, and some to labelers alone.
 
 export const KEYS = [
-  { key: "j", does: "next response" },
-  { key: "k", does: "previous response" },
-  { key: "a", does: "all bad: none is acceptable" },
+  { key: "j", does: "next response", ofResponses: true },
+  { key: "k", does: "previous response", ofResponses: true },
+  { key: "a", does: "all bad: none is acceptable", ofResponses: true },
   { key: "m", does: "Markdown, or the text exactly as it was written" },
   { key: "n", does: "notes" },
-  { key: "s", does: "skip" },
-  { key: "u", does: "undo: back to the last one" },
+  { key: "s", does: "skip", ofLabelers: true },
+  { key: "u", does: "undo: back to the last one", ofLabelers: true },
 ];
 
 const isTyping = (target) => target.matches("textarea, input, select");

@@ -2,12 +2,13 @@
 
 import { Refused, ask, askUntilAnswered } from "./api.js";
 import { areKeysOn, listUnfinished, showKeys } from "./dialogs.js";
-import { byId, fill, h } from "./dom.js";
+import { byId, fill, h, kbd } from "./dom.js";
 import { fullDraft, isRanked, notes } from "./form.js";
 import { listen } from "./keys.js";
 import { makeRanking, makeVerdict } from "./ranking.js";
 import { makeResponse } from "./responses.js";
 import { Drafts, tell } from "./saving.js";
+import { steering } from "./steering.js";
 import { renderNodes, turnView } from "./text.js";
 
 const TITLES = {
@@ -19,7 +20,7 @@ const AGAIN_MS = 15_000;
 
 const drafts = new Drafts();
 let form = { flags: [], guidelines: [] };
-// What is on the page: { task, draft, cards, update, setPlaces, verdict, texts, submit }, or null.
+// What is on the page, as `steering.js` takes it, with { task, texts, update, isComplete }; or null.
 let current = null;
 let isSource = false;
 let isBusy = false;
@@ -33,7 +34,8 @@ const own = {
   get later() { return JSON.parse(sessionStorage.getItem("later") ?? "[]"); },
   set later(handles) { sessionStorage.setItem("later", JSON.stringify(handles)); },
 };
-const help = () => showKeys(form.flags);
+// Before there is a task, it is told what most tasks take.
+const help = () => showKeys({ kind: current?.task.kind ?? "rank", n: current?.cards.length ?? 9, flags: form.flags, isSettling: false });
 
 function problem(error) {
   const box = byId("problem");
@@ -91,13 +93,13 @@ function show(task) {
   own.handle = task.handle;
   const n = task.responses.length;
   const draft = fullDraft(task.draft, n);
-  const page = { task, draft, cards: [], texts: [], verdict: null };
-  current = page;
-
   const changed = () => {
     drafts.changed(task.handle, draft);
     page.update();
   };
+  const page = { task, draft, flags: form.flags, cards: [], texts: [], verdict: null, changed, toggleSource };
+  current = page;
+
   page.setPlaces = (places) => {
     draft.places = places;
     changed();
@@ -146,15 +148,14 @@ function actions(page, getPlaces, changed) {
   const ranking = task.kind === "rank" ? makeRanking(getPlaces, page.setPlaces, goTo) : null;
   page.verdict = task.kind === "compare" ? makeVerdict(getPlaces, page.setPlaces) : null;
 
-  const key = (name) => h("kbd", { "aria-hidden": "true" }, name);
-  const allBad = task.kind !== "write" && h("button", { type: "button", id: "all-bad", onclick: () => { draft.all_bad = !draft.all_bad; changed(); } }, "All bad ", key("a"));
-  const source = h("button", { type: "button", id: "source", onclick: toggleSource }, "Source ", key("m"));
-  const submit = h("button", { type: "button", id: "submit", class: "main", onclick: handIn }, "Submit ", key("Ctrl ⏎"));
+  const allBad = task.kind !== "write" && h("button", { type: "button", id: "all-bad", onclick: () => { draft.all_bad = !draft.all_bad; changed(); } }, "All bad ", kbd("a"));
+  const source = h("button", { type: "button", id: "source", onclick: toggleSource }, "Source ", kbd("m"));
+  const submit = h("button", { type: "button", id: "submit", class: "main", onclick: handIn }, "Submit ", kbd("Ctrl ⏎"));
   fill(byId("actions"),
     ranking?.area, page.verdict?.area, ranking?.told,
     h("div", { class: "doings" },
-      h("button", { type: "button", id: "undo", onclick: goBack }, "Undo ", key("u")),
-      h("button", { type: "button", id: "skip", onclick: skip }, "Skip ", key("s")),
+      h("button", { type: "button", id: "undo", onclick: goBack }, "Undo ", kbd("u")),
+      h("button", { type: "button", id: "skip", onclick: skip }, "Skip ", kbd("s")),
       allBad, source, submit));
   byId("actions").hidden = false;
   const isComplete = () => (task.kind === "write" ? draft.response.trim() !== "" : isRanked(draft));
@@ -237,61 +238,10 @@ async function lookAtUnfinished() {
   }));
 }
 
-// The response that keys are about: the one in focus, or the first without a place.
-function focused() {
-  const index = document.activeElement?.closest?.(".response")?.dataset.index ?? document.activeElement?.dataset?.response;
-  if (index !== undefined) return Number(index);
-  return Math.max(0, current.draft.places.indexOf(null));
-}
+const steer = steering(() => current);
+const LETTERS = { s: skip, u: goBack };
 
-const step = (by) => () => {
-  if (!current?.cards.length) return;
-  const hasFocus = document.activeElement?.closest?.(".response");
-  const index = hasFocus ? focused() + by : 0;
-  current.cards[Math.min(Math.max(index, 0), current.cards.length - 1)].card.focus();
-};
-
-const withPage = (act) => () => current && act(current);
-
-const LETTERS = {
-  j: step(1),
-  k: step(-1),
-  a: withPage(() => byId("all-bad")?.click()),
-  m: toggleSource,
-  n: withPage(() => byId("notes")?.focus()),
-  s: skip,
-  u: goBack,
-};
-
-listen({
-  submit: () => handIn(),
-  help,
-  place: (digit) => {
-    if (!current) return;
-    if (current.verdict) return current.verdict.choose(digit);
-    const { draft, cards } = current;
-    if (digit > draft.places.length || cards.length === 0) return;
-    const index = focused();
-    const places = [...draft.places];
-    places[index] = digit === 0 ? null : digit;
-    current.setPlaces(places);
-    const next = [...places.keys()].map((at) => (index + 1 + at) % places.length).find((at) => places[at] === null);
-    cards[digit === 0 || next === undefined ? index : next].card.focus();
-  },
-  score: (digit) => {
-    if (!current?.cards.length || digit < 1 || digit > 7) return;
-    const index = focused();
-    current.draft.scores[index] = digit;
-    current.cards[index].card.focus();
-    drafts.changed(current.task.handle, current.draft);
-    current.update();
-  },
-  letter: (key) => {
-    if (LETTERS[key]) return LETTERS[key];
-    const flag = current?.cards.length && form.flags.find((one) => one.key === key);
-    return flag ? () => current.cards[focused()].flag(flag.name) : null;
-  },
-}, areKeysOn);
+listen({ ...steer, submit: handIn, help, letter: (key) => LETTERS[key] ?? steer.letter(key) }, areKeysOn);
 
 addEventListener("visibilitychange", () => document.visibilityState === "hidden" && drafts.sendOff());
 addEventListener("beforeunload", (event) => {

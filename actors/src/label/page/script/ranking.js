@@ -1,6 +1,6 @@
 // The strip at the bottom: a box for each place, in which the letters of the responses stand. Two in one box tie.
 
-import { h, letter } from "./dom.js";
+import { h, kbd, letter } from "./dom.js";
 import { makeDraggable } from "./drag.js";
 
 // Places without holes: 2, 2, 5 becomes 1, 1, 2.
@@ -91,7 +91,7 @@ export function makeVerdict(getPlaces, setPlaces) {
     { label: "B is better", places: [2, 1], key: "2" },
   ];
   const buttons = verdicts.map(({ label, places, key }) =>
-    h("button", { type: "button", onclick: () => setPlaces(places) }, `${label} `, h("kbd", { "aria-hidden": "true" }, key)));
+    h("button", { type: "button", onclick: () => setPlaces(places) }, `${label} `, kbd(key)));
   const area = h("div", { class: "verdict", role: "group", "aria-label": "Which is better" }, buttons);
   const update = () => {
     const now = getPlaces();

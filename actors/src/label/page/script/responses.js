@@ -1,6 +1,6 @@
 // A card for each response: its text, its place, its score and its flags.
 
-import { h, letter } from "./dom.js";
+import { h, kbd, letter } from "./dom.js";
 import { textView } from "./text.js";
 
 const SCORES = [1, 2, 3, 4, 5, 6, 7];
@@ -47,7 +47,7 @@ export function makeResponse(index, response, { kind, n, draft, form, changed })
   };
   const flagButtons = form.flags.map(({ name: flag, label, key }) => ({
     flag,
-    button: h("button", { type: "button", "data-flag": flag, onclick: () => toggle(flag) }, `${label} `, h("kbd", { "aria-hidden": "true" }, key)),
+    button: h("button", { type: "button", "data-flag": flag, onclick: () => toggle(flag) }, `${label} `, kbd(key)),
   }));
   const summary = h("summary", {});
   const flags = h("details", { class: "flags" }, summary, h("ul", {}, flagButtons.map(({ button }) => h("li", {}, button))));

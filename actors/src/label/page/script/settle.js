@@ -1,12 +1,15 @@
 // One task on which labelers differ: what was asked, what each of them said, and the ranking that the admin settles it by.
 
 import { ask } from "./api.js";
+import { areKeysOn, showKeys } from "./dialogs.js";
 import { verdictOf } from "./differences.js";
-import { byId, fill, h, letter, visible } from "./dom.js";
+import { byId, fill, h, kbd, letter, visible } from "./dom.js";
 import { fullDraft, isRanked, notes } from "./form.js";
+import { listen } from "./keys.js";
 import { makeRanking, makeVerdict } from "./ranking.js";
 import { makeResponse } from "./responses.js";
 import { tell } from "./saving.js";
+import { steering } from "./steering.js";
 import { turnView } from "./text.js";
 import { inWords, percent, when } from "./words.js";
 
@@ -96,16 +99,13 @@ function show(view, form) {
     }
   };
   const state = h("small", { id: "state" });
-  const allBad = h("button", { type: "button", id: "all-bad", onclick: () => { draft.all_bad = !draft.all_bad; changed(); } }, "All bad");
-  const source = h("button", {
-    type: "button",
-    id: "source",
-    onclick: () => {
-      isSource = !isSource;
-      [...turns, ...cards].forEach((text) => text.show(isSource));
-      update();
-    },
-  }, "Source");
+  const allBad = h("button", { type: "button", id: "all-bad", onclick: () => { draft.all_bad = !draft.all_bad; changed(); } }, "All bad ", kbd("a"));
+  const toggleSource = () => {
+    isSource = !isSource;
+    [...turns, ...cards].forEach((text) => text.show(isSource));
+    update();
+  };
+  const source = h("button", { type: "button", id: "source", onclick: toggleSource }, "Source ", kbd("m"));
   const takeBack = h("button", {
     type: "button",
     id: "take-back",
@@ -115,7 +115,8 @@ function show(view, form) {
       if (takeBack.hidden) settle.focus();
     },
   }, "Take back");
-  const settle = h("button", { type: "button", id: "settle", class: "main", onclick: () => doing("/api/settle", { task, draft }, "Settled") }, "Settle");
+  const settleIt = () => isRanked(draft) && doing("/api/settle", { task, draft }, "Settled");
+  const settle = h("button", { type: "button", id: "settle", class: "main", onclick: settleIt });
 
   const update = () => {
     cards.forEach((card) => card.update());
@@ -128,7 +129,7 @@ function show(view, form) {
     source.setAttribute("aria-pressed", String(isSource));
     takeBack.hidden = !settled;
     settle.disabled = !isRanked(draft);
-    settle.textContent = settled ? "Settle anew" : "Settle";
+    fill(settle, settled ? "Settle anew " : "Settle ", kbd("Ctrl ⏎"));
   };
   fill(byId("main"), h("div", { class: "task beside" },
     h("h1", {}, "Settle a disagreement", state),
@@ -138,6 +139,11 @@ function show(view, form) {
   fill(byId("actions"), ranking?.area, verdict?.area, ranking?.told, h("div", { class: "doings" }, takeBack, allBad, source, settle));
   byId("actions").hidden = false;
   update();
+  const help = () => showKeys({ kind, n, flags: form.flags, isSettling: true });
+  const page = { draft, flags: form.flags, cards, verdict, setPlaces, changed, toggleSource };
+  listen({ ...steering(() => page), submit: settleIt, help }, areKeysOn);
+  byId("open-keys").addEventListener("click", help);
+  byId("open-keys").hidden = false;
 }
 
 addEventListener("beforeunload", (event) => isChanged && event.preventDefault());

@@ -169,6 +169,153 @@ fn a_settled_task_stays_listed_when_its_labelers_come_to_agree() {
 }
 
 #[test]
+fn a_settled_task_is_handed_out_no_more_until_that_is_taken_back() {
+    let project = Project::new(3, 2);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    // The second has no answer yet, the first has one.
+    let first = project.task(anna);
+    project.answer(anna, &first);
+    for task in [1, 2] {
+        project.settle(task, &places([1, 2, 3])).unwrap();
+    }
+    assert_eq!(prompts(&project, anna, 1), ["prompt 2"]);
+    assert_eq!(prompts(&project, ben, 1), ["prompt 2"]);
+    assert_eq!((project.next(anna), project.next(ben)), (Next::Wait, Next::Wait), "the other may leave the third");
+    project.take_back(1).unwrap();
+    project.take_back(2).unwrap();
+    assert_eq!(prompts(&project, anna, 1), ["prompt 1"], "the first has her answer already");
+    assert_eq!(prompts(&project, ben, 2), ["prompt 0", "prompt 1"]);
+}
+
+#[test]
+fn a_settled_task_with_a_place_is_passed_over_and_gets_none_anew() {
+    let project = Project::new(4, 1);
+    place_backwards(&project);
+    project.settle(4, &places([1, 2, 3])).unwrap();
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    assert_eq!(prompts(&project, anna, 1), ["prompt 2"]);
+    let open: Vec<i64> = places::open_tasks(&project.connection).unwrap().iter().map(|task| task.id).collect();
+    assert_eq!(open, [1, 2]);
+    place_backwards(&project);
+    project.take_back(4).unwrap();
+    assert_eq!(prompts(&project, ben, 3), ["prompt 3", "prompt 1", "prompt 0"]);
+}
+
+#[test]
+fn who_is_at_a_task_when_it_is_settled_goes_on_and_the_answer_counts() {
+    let project = Project::new(2, 1);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    let (one, other) = (project.task(anna), project.task(ben));
+    let notes = Draft { notes: "half-way".to_owned(), ..Draft::default() };
+    project.draft(ben, &other.handle, &notes);
+    for task in [1, 2] {
+        project.settle(task, &places([3, 2, 1])).unwrap();
+    }
+    let go_on = |labeler: i64, handle: &str| {
+        next(&project.connection, labeler, Some(handle), &project.rules, project.now.get()).unwrap()
+    };
+    assert!(matches!(go_on(anna, &one.handle), Next::Task(task) if task.handle == one.handle), "loaded anew");
+    assert_eq!(project.answer(anna, &one), 1);
+    assert_eq!(project.next(anna), Next::Done, "what ben leaves now comes to nobody");
+    // He is away for so long that his task goes back.
+    project.later(31 * MINUTE);
+    assert_eq!(project.next(anna), Next::Done);
+    assert!(matches!(go_on(ben, &other.handle), Next::Task(task) if task.draft == notes), "his work is there");
+    project.later(31 * MINUTE);
+    assert_eq!(project.next(ben), Next::Done, "but does not come by itself");
+    assert_eq!(project.answer(ben, &other), 1, "and what he hands in late is not lost");
+    let ranked: Vec<(String, Vec<u32>)> = project.who_said_what(Which::WithOverruled);
+    assert_eq!(
+        ranked.iter().map(|(labeler, _)| labeler.as_str()).collect::<Vec<_>>(),
+        ["admin", "admin", "anna", "ben"]
+    );
+    assert_eq!(project.who_said_what(Which::Training).len(), 2, "it stands beside what the tasks are settled by");
+}
+
+#[test]
+fn a_settled_task_that_was_left_empty_makes_room_for_another_and_skips_are_gone_back_to() {
+    let project = Project::new(3, 2);
+    let anna = project.labeler("anna");
+    let left = project.task(anna);
+    project.settle(1, &places([1, 2, 3])).unwrap();
+    project.later(31 * MINUTE);
+    let now = project.now.get();
+    let got = next(&project.connection, anna, Some(&left.handle), &project.rules, now).unwrap();
+    let Next::Task(second) = got else { panic!("{got:?}") };
+    assert_eq!(prompt(&second), "prompt 1");
+    project.skip(anna, &second.handle, &Draft::default());
+    project.settle(2, &places([1, 2, 3])).unwrap();
+    assert_eq!(prompts(&project, project.labeler("ben"), 1), ["prompt 2"]);
+    let back = project.undo(anna, None).unwrap();
+    assert_eq!(back.handle, second.handle);
+    assert_eq!(project.answer(anna, &back), 1);
+}
+
+#[test]
+fn what_is_left_to_do_is_what_is_handed_out() {
+    let project = Project::new(4, 2);
+    let (anna, ben) = (project.labeler("anna"), project.labeler("ben"));
+    let task = project.task(anna);
+    project.answer(anna, &task);
+    let counts = || {
+        let counts = stats::tasks(&project.connection).unwrap();
+        (counts.n_open, counts.n_wanted, counts.n_answers)
+    };
+    assert_eq!(counts(), (4, 8, 1));
+    project.settle(1, &places([1, 2, 3])).unwrap();
+    project.settle(3, &places([1, 2, 3])).unwrap();
+    assert_eq!(counts(), (2, 5, 1), "the one answer that is there, and two to each of the others");
+    for labeler in [anna, ben] {
+        for _ in 0..2 {
+            let task = project.task(labeler);
+            project.answer(labeler, &task);
+        }
+        assert_eq!(project.next(labeler), Next::Done);
+    }
+    assert_eq!(counts(), (0, 5, 5));
+    project.take_back(3).unwrap();
+    assert_eq!(counts(), (1, 7, 5));
+    let task = project.task(ben);
+    assert_eq!(prompt(&task), "prompt 2");
+    project.settle(3, &places([1, 2, 3])).unwrap();
+    assert_eq!(counts(), (0, 6, 5), "an answer that is under way is waited for");
+    project.answer(ben, &task);
+    assert_eq!(counts(), (0, 6, 6));
+}
+
+#[test]
+fn hidden_repeats_and_the_screening_go_on_as_if_nothing_were_settled() {
+    let mut project = Project::new(2, 1);
+    project.add(&ranking(100), Purpose::Screening { known: vec![1, 2, 3] });
+    let anna = project.labeler("anna");
+    let screening = project.task(anna);
+    assert_eq!(prompt(&screening), "prompt 100");
+    project.submit_as(anna, &screening.handle, "k", &in_task_order(&screening)).unwrap();
+    let first = project.task(anna);
+    project.answer(anna, &first);
+    project.settle(1, &places([1, 2, 3])).unwrap();
+    project.settle(2, &places([1, 2, 3])).unwrap();
+    (project.rules.repeat_share, project.rules.repeat_after) = (1.0, 0);
+    let repeat = project.task(anna);
+    assert_eq!((prompt(&repeat), repeat.revision), (prompt(&first), 0));
+    project.answer(anna, &repeat);
+    assert_eq!(project.next(anna), Next::Done);
+    assert_eq!(overview(&project.connection, project.now.get()).unwrap().n_repeats, 1);
+}
+
+#[test]
+fn a_task_that_a_file_settles_is_handed_out_no_more() {
+    let (project, other) = (Project::new(1, 1), Project::new(1, 1));
+    project.settle(1, &places([1, 2, 3])).unwrap();
+    let settled = project.answers(Which::Training).remove(0);
+    assert!(answers::add(&other.connection, 1, &settled.answer, &settled.provenance).unwrap());
+    let anna = other.labeler("anna");
+    assert_eq!(other.next(anna), Next::Done);
+    other.take_back(1).unwrap();
+    assert_eq!(prompts(&other, anna, 1), ["prompt 0"]);
+}
+
+#[test]
 fn a_file_of_the_second_version_is_taken_on_with_all_that_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("old.db");
