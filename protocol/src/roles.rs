@@ -34,6 +34,10 @@ pub trait Sampler<W>: Send {
 
     /// Samples one token for every sequence in progress; returns those that ended with it.
     fn step(&mut self) -> Result<Vec<Rollout>, RoleError>;
+
+    /// Lets go of the weights, since nothing is in progress and other ones are likely to come before the next prompt. The
+    /// next call is `load`.
+    fn rest(&mut self) {}
 }
 
 /// The frozen SFT model.

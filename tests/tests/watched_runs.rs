@@ -108,7 +108,7 @@ fn what_is_compared_in_the_end_is_scored_by_the_reward_model_that_gave_the_last_
     let by_other = by_other.into_iter().flat_map(|set| ["--set", set]);
     home.succeed(&["ppo", "recipe.toml", "--out", "by-other"].into_iter().chain(by_other).collect::<Vec<_>>());
     let evaluated = |run: &str| -> [Vec<Value>; 2] {
-        let lines = home.read(&format!("{run}/ppo/evaluation.jsonl"));
+        let lines = home.read(format!("{run}/ppo/evaluation.jsonl"));
         let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         ["before", "after"].map(|policy| records.iter().filter(|record| record["policy"] == policy).cloned().collect())
     };

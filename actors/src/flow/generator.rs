@@ -122,6 +122,12 @@ impl<W: Send + Sync + 'static> Generator<W> {
         }
     }
 
+    /// Whether the weights can go: nothing is in hand, and no ticket is issued before others came home, which an update does
+    /// after it has published the next weights. While it is computed these would only take up memory.
+    fn may_rest(&self) -> bool {
+        self.loaded.is_some() && self.held.is_empty() && !self.office.may_issue()
+    }
+
     fn shut_down(&mut self) -> Result<Step, RoleError> {
         let beginning = std::mem::take(&mut self.beginning).prompts;
         let running = std::mem::take(&mut self.running).into_values();
@@ -147,7 +153,7 @@ impl<W: Send + Sync + 'static> Worker for Generator<W> {
             return Ok(Step::Starved);
         }
         self.begin();
-        if self.n_in_progress() > 0 {
+        if self.n_in_progress() > 0 || self.may_rest() {
             return Ok(Step::Ready);
         }
         if self.prompts.has_ended() && self.held.is_empty() {
@@ -157,6 +163,13 @@ impl<W: Send + Sync + 'static> Worker for Generator<W> {
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
+        if self.n_in_progress() == 0 {
+            self.loaded = None;
+            return self.sampler.call(|sampler| {
+                sampler.rest();
+                Ok(())
+            });
+        }
         let (snapshot, prompts) = (self.beginning.snapshot.clone(), self.beginning.prompts.clone());
         let ended = self.sampler.call(move |sampler| {
             if let Some(snapshot) = snapshot {

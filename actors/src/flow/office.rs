@@ -49,6 +49,11 @@ impl TicketOffice {
         Ok(Some(Prompt { ticket, tokens }))
     }
 
+    /// See [`Ledger::may_issue`].
+    pub fn may_issue(&self) -> bool {
+        self.ledger().may_issue()
+    }
+
     /// Takes tickets home, all with one outcome.
     ///
     /// # Errors

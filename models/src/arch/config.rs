@@ -210,6 +210,11 @@ impl ModelConfig {
         self.attention.heads
     }
 
+    /// What the embedding is called.
+    pub(crate) fn embedding_name(&self) -> String {
+        self.family.names().embedding()
+    }
+
     /// Whether queries, keys and values are projected by more matrices than one, or by one that has them head by head.
     pub fn has_several_projections(&self) -> bool {
         !matches!(self.family.names().qkv, QkvNames::Joined(_))

@@ -28,4 +28,5 @@ pub use packed::PackedSequences;
 pub use precision::Precision;
 pub(crate) use safetensors_file::SafetensorsFile;
 pub use specs::{HeadKind, Initial, LinearLayer, ParameterSpec, linear_layers, parameter_specs};
+pub(crate) use weights::hash_numbers;
 pub use weights::{Parameters, Weights};

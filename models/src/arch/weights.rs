@@ -11,6 +11,7 @@ use super::lora::{LoraTensors, OnBase, is_adapter_of};
 use super::precision::Precision;
 use super::specs::{HeadKind, Initial, linear_layers, parameter_specs};
 use crate::error::{Error, Result};
+use crate::kernels;
 use crate::rng::{self, SeededRng};
 
 /// Named tensors. As part of a snapshot they never change; as [`Parameters::weights`] they are views of what is
@@ -167,8 +168,7 @@ impl Weights {
         for (name, tensor) in &self.tensors {
             hash.update(name.as_bytes());
             tensor.dims().iter().for_each(|dim| hash.update(&(*dim as u64).to_le_bytes()));
-            let numbers = tensor.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-            hash.update(bytemuck::cast_slice(&numbers));
+            hash_numbers(&mut hash, tensor)?;
         }
         Ok(format!("{:032x}", hash.digest128()))
     }
@@ -182,6 +182,13 @@ impl Weights {
         }
         Ok(true)
     }
+}
+
+/// Takes a tensor's numbers into a hash, from where they lie on the CPU.
+pub(crate) fn hash_numbers(hash: &mut Xxh3, tensor: &Tensor) -> Result<()> {
+    let on_cpu = tensor.to_device(&Device::Cpu)?.contiguous()?;
+    hash.update(bytemuck::cast_slice(&kernels::numbers(&on_cpu)?));
+    Ok(())
 }
 
 /// Weights in training: each of their own tensors is a candle `Var`, changed in place by the optimiser. A base that they

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::storage::{fusable, numbers, output, slice};
-use super::weight_gradients::weight_gradient;
+use super::weight_gradients::table_gradient;
 
 /// The rows `ids` of `table (V, C)`: `(N, C)`.
 pub fn embed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -35,17 +35,7 @@ impl CustomOp1 for Embed {
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, c) = table.dims2()?;
-        let grad = grad.contiguous()?;
-        let g = numbers(&grad)?;
-        weight_gradient(table, |sum, first| {
-            if first {
-                sum.fill(0.0);
-            }
-            for (&id, g) in self.ids.iter().zip(g.chunks_exact(c.max(1))) {
-                sum[id as usize * c..][..c].iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
-            }
-        })
+        table_gradient(table, &self.ids, &numbers(&grad.contiguous()?)?)
     }
 }
 

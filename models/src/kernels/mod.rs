@@ -22,6 +22,7 @@ mod norm;
 mod packed;
 mod product;
 mod rope;
+mod row_sums;
 pub(crate) mod simd;
 mod storage;
 #[cfg(test)]
@@ -40,8 +41,9 @@ pub use lora::{FrozenLinear, lora_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use packed::{PackedWeight, packed_linear};
 pub use rope::rope;
+pub(crate) use row_sums::RowSums;
 pub(crate) use storage::numbers;
-pub(crate) use weight_gradients::{GradientSum, GradientSums, gathering_none};
+pub(crate) use weight_gradients::{GradientSum, GradientSums, Summed, gathering_none, on_numbers};
 
 use std::collections::HashMap;
 use std::sync::Arc;

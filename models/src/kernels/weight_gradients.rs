@@ -6,11 +6,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, TensorId, bail};
 
+use super::row_sums::RowSums;
 use super::storage::tensor;
 
 thread_local! {
@@ -21,15 +22,31 @@ thread_local! {
 /// The sum of one parameter's gradients. A clone is the same sum.
 #[derive(Clone, Debug)]
 pub struct GradientSum {
-    /// In the parameter's shape, contiguous. Without any gradient added, what stands in it means nothing.
-    pub gradient: Tensor,
+    /// What was added.
+    pub summed: Summed,
     n_added: Arc<AtomicUsize>,
+}
+
+/// How gradients are summed.
+#[derive(Clone, Debug)]
+pub enum Summed {
+    /// In the parameter's shape, contiguous. Without any gradient added, what stands in it means nothing.
+    Whole(Tensor),
+    /// Of a table on the CPU that [`embed`](super::embed) alone reads.
+    Rows(Arc<Mutex<RowSums>>),
 }
 
 impl GradientSum {
     /// Of a parameter of the shape of `like`, on its device.
     pub fn new(like: &Tensor) -> Result<Self> {
-        Ok(Self { gradient: like.zeros_like()?, n_added: Arc::default() })
+        Ok(Self { summed: Summed::Whole(like.zeros_like()?), n_added: Arc::default() })
+    }
+
+    /// Of a table of the shape of `like`, on the CPU, that [`embed`](super::embed) alone reads.
+    pub fn of_rows(like: &Tensor) -> Result<Self> {
+        let (n_rows, n_columns) = like.dims2()?;
+        let rows = Arc::new(Mutex::new(RowSums::new(n_rows, n_columns)));
+        Ok(Self { summed: Summed::Rows(rows), n_added: Arc::default() })
     }
 
     /// Gradients added since the last [`clear`](Self::clear).
@@ -40,6 +57,9 @@ impl GradientSum {
     /// Forgets what was added.
     pub fn clear(&self) {
         self.n_added.store(0, Ordering::Relaxed);
+        if let Summed::Rows(rows) = &self.summed {
+            rows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     /// Counts one more gradient; true for the first.
@@ -88,12 +108,15 @@ pub fn weight_gradient(weight: &Tensor, add: impl FnOnce(&mut [f32], bool)) -> R
     if !weight.track_op() {
         return Ok(None);
     }
-    // The borrow ends here: while `add` waits for other threads, this one may take up another pass.
-    let sum = GATHERED.with_borrow(|sums| sums.as_ref().and_then(|sums| sums.0.get(&weight.id()).cloned()));
-    match sum {
+    match sum_of(weight) {
+        Some(GradientSum { summed: Summed::Rows(_), .. }) => {
+            bail!("the gradient of a table that is read as a matrix can't be summed by row")
+        }
         Some(sum) => {
             let first = sum.count();
-            sum.gradient.inplace_op1(&OnNumbers(RefCell::new(Some(|numbers: &mut [f32]| add(numbers, first)))))?;
+            if let Summed::Whole(gradient) = &sum.summed {
+                on_numbers(gradient, |numbers| add(numbers, first))?;
+            }
             Ok(None)
         }
         None => {
@@ -104,19 +127,54 @@ pub fn weight_gradient(weight: &Tensor, add: impl FnOnce(&mut [f32], bool)) -> R
     }
 }
 
+/// An op's gradient of its argument `table (V, C)`, of which it reads the rows `ids`: `gradients (ids, C)`. As of
+/// [`weight_gradient`].
+pub fn table_gradient(table: &Tensor, ids: &[u32], gradients: &[f32]) -> Result<Option<Tensor>> {
+    let (_, c) = table.dims2()?;
+    let by_row = || ids.iter().zip(gradients.chunks_exact(c.max(1)));
+    if table.track_op()
+        && let Some(sum) = sum_of(table)
+        && let Summed::Rows(rows) = &sum.summed
+    {
+        sum.count();
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        by_row().for_each(|(id, gradient)| rows.add(*id, gradient));
+        return Ok(None);
+    }
+    weight_gradient(table, |sum, first| {
+        if first {
+            sum.fill(0.0);
+        }
+        for (&id, gradient) in by_row() {
+            sum[id as usize * c..][..c].iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        }
+    })
+}
+
+/// Where gradients of this weight are gathered, if they are. Nothing stays borrowed: while an op waits for other threads,
+/// this one may take up another pass.
+fn sum_of(weight: &Tensor) -> Option<GradientSum> {
+    GATHERED.with_borrow(|sums| sums.as_ref().and_then(|sums| sums.0.get(&weight.id()).cloned()))
+}
+
+/// Calls `edit` with the numbers of a contiguous f32 tensor on the CPU, to be changed in place.
+pub fn on_numbers(tensor: &Tensor, edit: impl FnOnce(&mut [f32])) -> Result<()> {
+    tensor.inplace_op1(&OnNumbers(RefCell::new(Some(edit))))
+}
+
 struct OnNumbers<F>(RefCell<Option<F>>);
 
 impl<F: FnOnce(&mut [f32])> InplaceOp1 for OnNumbers<F> {
     fn name(&self) -> &'static str {
-        "add to a sum of gradients"
+        "edit numbers in place"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (CpuStorage::F32(numbers), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
-            bail!("a sum of gradients is not a contiguous f32 tensor");
+            bail!("an edit in place needs a contiguous f32 tensor");
         };
-        if let Some(add) = self.0.take() {
-            add(&mut numbers[from..to]);
+        if let Some(edit) = self.0.take() {
+            edit(&mut numbers[from..to]);
         }
         Ok(())
     }
@@ -155,12 +213,35 @@ mod tests {
                 assert_eq!(flat(gathered.get(&other).unwrap()), flat(plain.get(&other).unwrap()), "it has no sum");
             }
             assert_eq!(sum.n_added(), 6);
-            for (found, expected) in flat(&sum.gradient).iter().zip(&expected) {
+            let Summed::Whole(gradient) = &sum.summed else { panic!("it is summed as a whole") };
+            for (found, expected) in flat(gradient).iter().zip(&expected) {
                 assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{found} {expected}");
             }
             // The next step begins anew, over what is left of this one.
             sum.clear();
         }
+    }
+
+    #[test]
+    fn a_table_that_is_summed_by_row_has_the_same_bits_and_is_no_matrix() {
+        let table = Var::from_tensor(&random((5, 3), 1)).unwrap();
+        let [whole, by_row] = [GradientSum::new(&table).unwrap(), GradientSum::of_rows(&table).unwrap()];
+        let gathered = |sum: &GradientSum, loss: &dyn Fn() -> Result<Tensor>| {
+            Arc::new(GradientSums::new([(table.as_tensor(), sum)])).gather(|| loss().unwrap().backward()).map(drop)
+        };
+        for _ in 0..2 {
+            for ids in [[4, 1, 4], [1, 0, 0]] {
+                let loss = || embed(&table, &ids)?.sqr()?.sum_all();
+                [&whole, &by_row].iter().for_each(|sum| gathered(sum, &loss).unwrap());
+            }
+            assert_eq!((whole.n_added(), by_row.n_added()), (2, 2));
+            let (Summed::Whole(expected), Summed::Rows(rows)) = (&whole.summed, &by_row.summed) else { panic!() };
+            assert_eq!(rows.lock().unwrap().part(0..15).unwrap(), flat(expected));
+            [&whole, &by_row].iter().for_each(|sum| sum.clear());
+        }
+        let as_matrix = || linear(&random((2, 3), 3), &table, WeightLayout::OutIn, None)?.sum_all();
+        let error = gathered(&by_row, &as_matrix).unwrap_err().to_string();
+        assert!(error.contains("read as a matrix"), "{error}");
     }
 
     #[test]

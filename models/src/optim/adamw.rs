@@ -1,6 +1,9 @@
 //! Adam with decoupled weight decay (Loshchilov and Hutter 2019), in one pass over each parameter.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::PoisonError;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -9,6 +12,7 @@ use super::gradients::GradAccumulator;
 use super::inplace::{self, CHUNK};
 use crate::arch::Parameters;
 use crate::error::{Error, Result};
+use crate::kernels::{Summed, on_numbers};
 use crate::train::Written;
 
 /// AdamW's constants.
@@ -134,28 +138,35 @@ impl AdamW {
         lr: f64,
         grad_scale: f32,
     ) -> Result<()> {
-        if let Some((name, _)) = parameters.iter().find(|(name, _)| gradients.get(name).is_none()) {
+        if let Some((name, _)) = parameters.iter().find(|(name, _)| gradients.summed(name).is_none()) {
             return Err(Error::NoGradient { name: name.to_owned() });
         }
         self.n_steps += 1;
         for (name, moments) in &mut self.moments {
             let missing = || Error::MissingTensor { name: name.clone(), path: None };
             let var = parameters.get(name).ok_or_else(missing)?;
-            let gradient = gradients.get(name).ok_or_else(missing)?;
+            let summed = gradients.summed(name).ok_or_else(missing)?;
             let decays = var.as_tensor().rank() >= 2;
             let factors = Factors::of(&self.config, self.n_steps, lr, grad_scale, decays);
-            match moments {
-                Moments::Cpu { first, second } => inplace::edit(var.as_tensor(), gradient, |parameter, gradient| {
-                    parameter
-                        .par_chunks_mut(CHUNK)
-                        .zip(gradient.par_chunks(CHUNK))
-                        .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
-                        .for_each(|((parameter, gradient), (first, second))| {
-                            factors.apply(parameter, gradient, first, second);
-                        });
-                })?,
-                Moments::Device { first, second } => {
+            match (moments, summed) {
+                (Moments::Cpu { first, second }, Summed::Whole(gradient)) => {
+                    inplace::edit(var.as_tensor(), gradient, |parameter, gradient| {
+                        let part = |range: Range<usize>| Some(Cow::Borrowed(&gradient[range]));
+                        factors.apply_in_chunks(parameter, part, first, second);
+                    })?
+                }
+                (Moments::Cpu { first, second }, Summed::Rows(rows)) => {
+                    let rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                    on_numbers(var.as_tensor(), |parameter| {
+                        let part = |range: Range<usize>| rows.part(range).map(Cow::Owned);
+                        factors.apply_in_chunks(parameter, part, first, second);
+                    })?
+                }
+                (Moments::Device { first, second }, Summed::Whole(gradient)) => {
                     var.set(&factors.apply_on_device(var, gradient, first, second)?)?
+                }
+                (Moments::Device { .. }, Summed::Rows(_)) => {
+                    return Err(Error::invalid(format!("the gradient of `{name}` is summed by row outside the CPU")));
                 }
             }
         }
@@ -178,6 +189,23 @@ impl Factors {
             eps: eps as f32,
             keep: if decays { (1.0 - lr * weight_decay) as f32 } else { 1.0 },
         }
+    }
+
+    /// `gradient(range)` has the gradient of those numbers; `None` where it is zero.
+    fn apply_in_chunks<'a>(
+        &self,
+        parameter: &mut [f32],
+        gradient: impl Fn(Range<usize>) -> Option<Cow<'a, [f32]>> + Sync,
+        first: &mut [f32],
+        second: &mut [f32],
+    ) {
+        static ZEROS: [f32; CHUNK] = [0.0; CHUNK];
+        let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+        parameter.par_chunks_mut(CHUNK).zip(moments).enumerate().for_each(|(idx, (parameter, (first, second)))| {
+            let start = idx * CHUNK;
+            let gradient = gradient(start..start + parameter.len()).unwrap_or(Cow::Borrowed(&ZEROS[..parameter.len()]));
+            self.apply(parameter, &gradient, first, second);
+        });
     }
 
     fn apply(&self, parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
@@ -213,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::arch::Weights;
-    use crate::rng;
+    use crate::{kernels, rng};
 
     const CONFIG: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-5, weight_decay: 0.1 };
 
@@ -245,6 +273,32 @@ mod tests {
         let one = with_threads(1)?;
         assert_eq!(one, with_threads(2)?);
         assert_eq!(one, with_threads(5)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_table_whose_gradient_is_summed_by_row_takes_the_same_steps() -> Result<()> {
+        // Rows that begin in one chunk and end in the next; the last chunk has none that is read.
+        let (n_rows, n_columns) = (2 * CHUNK / 60, 90);
+        let table = rng::normal(&mut rng::for_purpose(1, "test"), &[n_rows, n_columns], 1.0, &Device::Cpu)?;
+        let weights = Weights::new([("table".to_owned(), table)].into());
+        let stepped = |tables: &[&str]| -> Result<(Vec<u32>, u64)> {
+            let parameters = Parameters::from_weights(&weights)?;
+            let mut adamw = AdamW::new(&parameters, CONFIG)?;
+            let mut gradients = GradAccumulator::with_tables(&parameters, tables)?;
+            let mut norm = 0.0;
+            for ids in [[0, 181, 182, 7], [182, 364, 0, 0], [1, 1, 1, 1]] {
+                gradients.clear();
+                let table = parameters.get("table").unwrap().as_tensor();
+                let left = gradients.gather(|| kernels::embed(table, &ids)?.sqr()?.sum_all()?.backward())?;
+                gradients.add(&parameters, vec![left])?;
+                norm += gradients.norm()?;
+                adamw.step(&parameters, &gradients, 1e-2, 0.5)?;
+            }
+            let numbers: Vec<f32> = parameters.get("table").unwrap().as_tensor().flatten_all()?.to_vec1()?;
+            Ok((numbers.into_iter().map(f32::to_bits).collect(), norm.to_bits()))
+        };
+        assert_eq!(stepped(&["table"])?, stepped(&[])?);
         Ok(())
     }
 

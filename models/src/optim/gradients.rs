@@ -1,7 +1,7 @@
 //! Gradients, summed over microbatches.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::inplace::{self, CHUNK};
 use crate::arch::Parameters;
 use crate::error::{Error, Result};
-use crate::kernels::{GradientSum, GradientSums};
+use crate::kernels::{GradientSum, GradientSums, RowSums, Summed};
 
 /// The sum of a step's gradients, by parameter. Its memory is taken once and used again for every step.
 ///
@@ -25,7 +25,17 @@ pub struct GradAccumulator {
 impl GradAccumulator {
     /// An empty sum for these parameters.
     pub fn new(parameters: &Parameters) -> Result<Self> {
-        let empty = |(name, var): (&str, &Var)| Ok((name.to_owned(), GradientSum::new(var)?));
+        Self::with_tables(parameters, &[])
+    }
+
+    /// An empty sum for these parameters, of which those named in `tables` are read by row alone, in passes that are
+    /// [gathered](Self::gather): of their gradients the rows that were read take memory, and no others.
+    pub fn with_tables(parameters: &Parameters, tables: &[&str]) -> Result<Self> {
+        let empty = |(name, var): (&str, &Var)| {
+            let by_row = tables.contains(&name) && var.device().is_cpu();
+            let sum = if by_row { GradientSum::of_rows(var)? } else { GradientSum::new(var)? };
+            Ok((name.to_owned(), sum))
+        };
         let sums = parameters.iter().map(empty).collect::<Result<_>>()?;
         let mut gradients = Self { sums, gathered: Arc::default() };
         gradients.follow(parameters);
@@ -56,8 +66,11 @@ impl GradAccumulator {
             let var = parameters.get(name).ok_or_else(|| Error::MissingTensor { name: name.clone(), path: None })?;
             let Some(gradient) = gradients.iter_mut().find_map(|store| store.remove(var)) else { continue };
             let first = sum.count();
+            let Summed::Whole(sum_so_far) = &mut sum.summed else {
+                return Err(Error::invalid(format!("the gradient of `{name}` is summed by row, but was not gathered")));
+            };
             if gradient.device().is_cpu() {
-                inplace::edit(&sum.gradient, &gradient, |sum, gradient| {
+                inplace::edit(sum_so_far, &gradient, |sum, gradient| {
                     sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(sum, gradient)| {
                         if first {
                             sum.copy_from_slice(gradient);
@@ -67,7 +80,7 @@ impl GradAccumulator {
                     });
                 })?;
             } else {
-                sum.gradient = if first { gradient } else { (&sum.gradient + gradient)? };
+                *sum_so_far = if first { gradient } else { (&*sum_so_far + gradient)? };
             }
         }
         Ok(())
@@ -84,14 +97,30 @@ impl GradAccumulator {
             if sum.n_added() == 0 {
                 return Err(Error::NoGradient { name: name.clone() });
             }
-            square += sum_of_squares(&sum.gradient)?;
+            square += match &sum.summed {
+                Summed::Whole(gradient) => sum_of_squares(gradient)?,
+                Summed::Rows(rows) => rows_sum_of_squares(&rows.lock().unwrap_or_else(PoisonError::into_inner)),
+            };
         }
         Ok(square.sqrt())
     }
 
+    /// What was added for this parameter; `None` if nothing was since the last [`clear`](Self::clear).
+    pub(super) fn summed(&self, name: &str) -> Option<&Summed> {
+        self.sums.get(name).filter(|sum| sum.n_added() > 0).map(|sum| &sum.summed)
+    }
+
     /// The summed gradient of this parameter; `None` if it has got none since the last [`clear`](Self::clear).
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.sums.get(name).filter(|sum| sum.n_added() > 0).map(|sum| &sum.gradient)
+    #[cfg(test)]
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        match self.summed(name)? {
+            Summed::Whole(gradient) => Some(gradient.clone()),
+            Summed::Rows(rows) => {
+                let rows = rows.lock().unwrap();
+                let numbers = rows.part(0..rows.n_numbers()).unwrap_or_else(|| vec![0.0; rows.n_numbers()]);
+                Some(Tensor::new(numbers, &candle_core::Device::Cpu).unwrap())
+            }
+        }
     }
 }
 
@@ -112,6 +141,16 @@ fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     };
     let partial: Vec<f64> = storage.as_slice::<f32>()?[from..to].par_chunks(CHUNK).map(chunk_sum_of_squares).collect();
     Ok(partial.iter().sum())
+}
+
+/// The same bits as of the whole table.
+fn rows_sum_of_squares(rows: &RowSums) -> f64 {
+    let n = rows.n_numbers();
+    let starts: Vec<usize> = (0..n).step_by(CHUNK).collect();
+    let of_chunk =
+        |start: &usize| rows.part(*start..n.min(start + CHUNK)).map_or(0.0, |part| chunk_sum_of_squares(&part));
+    let partial: Vec<f64> = starts.par_iter().map(of_chunk).collect();
+    partial.iter().sum()
 }
 
 fn chunk_sum_of_squares(chunk: &[f32]) -> f64 {

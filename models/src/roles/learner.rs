@@ -91,8 +91,11 @@ impl PpoLearner {
             n_warmup: config.warmup_updates * steps_per_update,
             n_total: start.n_updates * steps_per_update,
         };
-        let policy = Training::new(policy, config.adamw(), config.max_grad_norm)?;
-        let value = Training::new(value, config.adamw(), config.max_grad_norm)?;
+        let training = |config_of: &ModelConfig, head, parameters| {
+            Training::new(config_of, head, parameters, config.adamw(), config.max_grad_norm)
+        };
+        let policy = training(start.policy_config, HeadKind::Language, policy)?;
+        let value = training(start.value_config, HeadKind::Scalar, value)?;
         let passes_side_by_side = policy.passes_side_by_side(start.policy_config, config.gradient_checkpointing)
             && value.passes_side_by_side(start.value_config, config.gradient_checkpointing);
         Ok(Self {

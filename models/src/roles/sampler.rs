@@ -73,6 +73,10 @@ impl Sampler<Weights> for PolicySampler {
         Ok(())
     }
 
+    fn rest(&mut self) {
+        self.engine = None;
+    }
+
     fn n_free_slots(&self) -> usize {
         self.engine.as_ref().map_or(self.n_slots, Engine::n_free_slots)
     }

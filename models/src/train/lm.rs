@@ -65,7 +65,8 @@ impl LmTrainer {
     pub fn new(model_config: &Arc<ModelConfig>, weights: &Weights, config: &OptimConfig, n_steps: u64) -> Result<Self> {
         config.validate()?;
         let parameters = parameters_for(model_config, HeadKind::Language, weights)?;
-        let training = Training::new(parameters, config.adamw(), config.max_grad_norm)?;
+        let training =
+            Training::new(model_config, HeadKind::Language, parameters, config.adamw(), config.max_grad_norm)?;
         Ok(Self {
             model_config: model_config.clone(),
             model: training.language_model(model_config, config.gradient_checkpointing)?,

@@ -69,11 +69,22 @@ pub(crate) struct Training {
 }
 
 impl Training {
-    pub(crate) fn new(parameters: Parameters, config: AdamWConfig, max_grad_norm: f64) -> Result<Self> {
-        let gradients = GradAccumulator::new(&parameters)?;
-        let adamw = AdamW::new(&parameters, config)?;
+    /// Of a model of this shape with this head.
+    pub(crate) fn new(
+        model: &ModelConfig,
+        head: HeadKind,
+        parameters: Parameters,
+        config: AdamWConfig,
+        max_grad_norm: f64,
+    ) -> Result<Self> {
         let n_bytes = size_of::<f32>() * parameters.iter().map(|(_, var)| var.elem_count()).sum::<usize>();
         let gathers = n_bytes as u64 > passes::SMALL_WEIGHTS;
+        // An unembedding is read as a matrix, also where it is the embedding.
+        let is_table = gathers && (head == HeadKind::Scalar || !model.tied);
+        let embedding = model.embedding_name();
+        let tables = is_table.then_some(embedding.as_str());
+        let gradients = GradAccumulator::with_tables(&parameters, tables.as_slice())?;
+        let adamw = AdamW::new(&parameters, config)?;
         let block_gradients = BlockGradients::default();
         let is_published = AtomicBool::new(false);
         Ok(Self { parameters, gradients, adamw, max_grad_norm, gathers, block_gradients, is_published })

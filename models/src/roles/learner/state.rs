@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Var};
+use candle_core::Var;
 use collimate_protocol::PolicyVersion;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::PpoLearner;
+use crate::arch::hash_numbers;
 use crate::error::Result;
 use crate::train::state::{self, SavedState, Tensors, Written};
 
@@ -106,8 +107,7 @@ impl PpoLearner {
         for parameters in [self.policy.parameters(), self.value.parameters()] {
             for (name, var) in parameters.iter() {
                 hash.update(name.as_bytes());
-                let numbers = var.as_tensor().to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-                hash.update(bytemuck::cast_slice(&numbers));
+                hash_numbers(&mut hash, var.as_tensor())?;
             }
         }
         Ok(hash.digest())

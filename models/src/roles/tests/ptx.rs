@@ -28,7 +28,7 @@ fn with_zero_advantages_the_update_is_that_of_the_pretraining_text_alone() -> Re
     // By hand: one AdamW step on 3 · mean cross-entropy of the text.
     let parameters = parameters_for(&models.config, HeadKind::Language, &models.policy)?;
     let model = LanguageModel::new(&models.config, &parameters.weights())?;
-    let mut training = Training::new(parameters, config.adamw(), 0.0)?;
+    let mut training = Training::new(&models.config, HeadKind::Language, parameters, config.adamw(), 0.0)?;
     let sequences = text().sequences;
     let next = NextTokens::new(sequences.iter().map(|sequence| (sequence.as_slice(), 1)));
     let logprobs = model.logprobs_at(&next.packed, &next.rows, &next.targets, 1.0)?.logprobs;
