@@ -87,6 +87,10 @@ pub struct Log {
     pub loads: Vec<(PolicyVersion, FakeWeights)>,
     /// Every response that was sampled to its end, in order.
     pub sampled: Vec<Rollout>,
+    /// Samplers that hold weights now.
+    pub n_samplers_with_weights: usize,
+    /// How many did when each batch was trained on.
+    pub with_weights_in_updates: Vec<usize>,
 }
 
 /// A log that fakes and test share.
@@ -123,9 +127,15 @@ impl FakeSampler {
 
 impl Sampler<FakeWeights> for FakeSampler {
     fn load(&mut self, snapshot: &Snapshot<FakeWeights>) -> Result<(), RoleError> {
-        self.log.read().loads.push((snapshot.version, *snapshot.policy));
-        self.weights = Some(snapshot.clone());
+        let mut log = self.log.read();
+        log.loads.push((snapshot.version, *snapshot.policy));
+        log.n_samplers_with_weights += usize::from(self.weights.replace(snapshot.clone()).is_none());
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        assert!(self.running.is_empty(), "rests in the middle of a response");
+        self.log.read().n_samplers_with_weights -= usize::from(self.weights.take().is_some());
     }
 
     fn n_free_slots(&self) -> usize {
@@ -367,6 +377,8 @@ impl Trainer<FakeWeights> for FakeTrainer {
             self.weights = hash(&[self.weights, (*token).into()]);
         }
         let mut log = self.log.read();
+        let n_samplers_with_weights = log.n_samplers_with_weights;
+        log.with_weights_in_updates.push(n_samplers_with_weights);
         let idx = (self.version.0 - log.first_version.0) as usize;
         match log.batches.get(idx) {
             // A trainer made anew does again what the one before it did.

@@ -155,3 +155,17 @@ async fn every_generator_sees_the_published_weights_of_each_version() {
         }
     }
 }
+
+#[test]
+fn a_generator_that_waits_for_the_next_version_lets_its_weights_go() {
+    let held = |max_staleness| {
+        let (log, _, _) = run_here(&with_stragglers(max_staleness));
+        let log = log.read();
+        assert_eq!(log.with_weights_in_updates.len(), 40);
+        log.with_weights_in_updates.clone()
+    };
+    // Without any staleness all wait while an update is computed; with it a long response keeps its sampler busy.
+    assert!(held(0).iter().all(|n| *n == 0));
+    let held = held(1);
+    assert!(held.contains(&0) && held.contains(&1), "{held:?}");
+}

@@ -12,7 +12,7 @@ use super::packed::PackedSequences;
 use super::precision::Precision;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::kernels::{self, PackedWeight, TokenLogprobs, WeightLayout};
+use crate::kernels::{self, GradientSum, PackedWeight, TokenLogprobs, WeightLayout};
 
 /// The scalar head's weight `(1, C)`, as `…ForSequenceClassification` names it.
 pub const SCORE_WEIGHT: &str = "score.weight";
@@ -24,6 +24,8 @@ pub const SCORE_BIAS: &str = "score.bias";
 pub struct LanguageModel {
     decoder: Decoder,
     unembedding: Tensor, // (V, C)
+    /// Where losses add the unembedding's gradient.
+    unembedding_sum: Option<GradientSum>,
     precision: Precision,
 }
 
@@ -44,12 +46,19 @@ impl LanguageModel {
             true => decoder.embedding().clone(),
             false => weights.get(config.family.names().unembedding)?.clone(),
         };
-        Ok(Self { decoder, unembedding, precision: weights.precision() })
+        Ok(Self { decoder, unembedding, unembedding_sum: None, precision: weights.precision() })
     }
 
     /// See [`Decoder::with_checkpointing`].
     pub fn with_checkpointing(mut self, gradients: &BlockGradients) -> Self {
         self.decoder = self.decoder.with_checkpointing(gradients);
+        self
+    }
+
+    /// Whose [losses](Self::loss_at) add the unembedding's gradient to this sum at once: it is they that are to be
+    /// differentiated then, and no multiple of them.
+    pub(crate) fn with_unembedding_sum(mut self, sum: GradientSum) -> Self {
+        self.unembedding_sum = Some(sum);
         self
     }
 
@@ -90,7 +99,9 @@ impl LanguageModel {
     ) -> Result<Tensor> {
         let hidden = self.decoder.forward_packed_at(packed, rows)?; // (R, C)
         let unembedding = self.precision.matrix(&self.unembedding)?;
-        Ok(kernels::token_loss(&hidden, &unembedding, targets, 1.0 / temperature, loss)?)
+        // A copy in another precision passes its gradient on itself.
+        let sum = self.unembedding_sum.as_ref().filter(|_| unembedding.id() == self.unembedding.id());
+        Ok(kernels::token_loss(&hidden, &unembedding, targets, 1.0 / temperature, sum, loss)?)
     }
 }
 
@@ -123,7 +134,7 @@ impl GenerationModel {
     }
 
     fn stored(config: &Arc<ModelConfig>, weights: &Weights) -> Result<Self> {
-        let LanguageModel { decoder, unembedding, precision } = LanguageModel::frozen(config, weights)?;
+        let LanguageModel { decoder, unembedding, precision, .. } = LanguageModel::frozen(config, weights)?;
         Ok(Self { decoder, unembedding: Unembedding::Stored(precision.matrix(&unembedding)?) })
     }
 

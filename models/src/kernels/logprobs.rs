@@ -1,18 +1,19 @@
 //! Log-probabilities straight from hidden states, and losses of them. Logits exist for a chunk of rows at a time; those of
 //! log-probabilities once more in the backward pass, those of a loss once and for all.
 
-use std::borrow::Cow;
+mod gradients;
+
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, Var, bail};
 use rayon::prelude::*;
 
+use self::gradients::Gradients;
 use super::blocks::{PARALLEL_NUMBERS, for_each_block};
 use super::buffer::Disjoint;
-use super::product::{add_transposed_product, product_over};
-use super::storage::{fusable, numbers, output, slice, tensor};
-use super::transpose::add_transposed;
-use super::weight_gradients::weight_gradient;
+use super::product::product_over;
+use super::storage::{fusable, numbers, output, slice};
+use super::weight_gradients::GradientSum;
 use super::{TokenLogprobs, WeightLayout, composed, simd};
 
 /// Rows of logits that one task works on.
@@ -42,15 +43,19 @@ fn chunks(n: usize, chunk_len: usize) -> impl Iterator<Item = Range<usize>> {
 /// Arguments as of [`token_logprobs`]. `hidden` and `unembedding` can be differentiated: their gradients are computed along
 /// with the loss, while its logits are there, so that nothing is computed twice. The loss' own gradient by the
 /// log-probabilities is candle's.
+///
+/// The unembedding's gradient is as large as the unembedding. With `sum` it is added there at once, and is not what
+/// backward gives: the loss itself must be differentiated then, not a multiple of it.
 pub fn token_loss(
     hidden: &Tensor,
     unembedding: &Tensor,
     targets: &[u32],
     scale: f32,
+    sum: Option<&GradientSum>,
     loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (vocab_size, _) = unembedding.dims2()?;
-    token_loss_by(logits_chunk_len(vocab_size), hidden, unembedding, targets, scale, loss)
+    token_loss_by(logits_chunk_len(vocab_size), hidden, unembedding, targets, scale, sum, loss)
 }
 
 fn token_loss_by(
@@ -59,6 +64,7 @@ fn token_loss_by(
     unembedding: &Tensor,
     targets: &[u32],
     scale: f32,
+    sum: Option<&GradientSum>,
     mut loss: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     check(hidden, unembedding, targets, scale)?;
@@ -70,7 +76,7 @@ fn token_loss_by(
     let (vocab_size, _) = unembedding.dims2()?;
     let op = Logprobs { targets: targets.to_vec(), scale, chunk_len };
     let (hidden_numbers, u_numbers) = (numbers(&hidden)?, numbers(&unembedding)?);
-    let mut sums = Gradients::new(&hidden, &unembedding);
+    let mut sums = Gradients::new(&hidden, &unembedding, sum);
     let mut total = 0.0;
     op.for_each_chunk(&hidden_numbers, c, &u_numbers, |chunk, logits| {
         let softmaxes = op.softmaxes(&chunk, logits, vocab_size);
@@ -85,7 +91,7 @@ fn token_loss_by(
             let by_logprob = by_logprob.contiguous()?;
             let by_entropy = vec![0.0; chunk.len()];
             op.to_gradients(&chunk, logits, &softmaxes, &numbers(&by_logprob)?, &by_entropy);
-            sums.add(&chunk, logits, &hidden_numbers, &u_numbers);
+            sums.add(&chunk, logits, &hidden_numbers, &u_numbers)?;
         }
         Ok(())
     })?;
@@ -110,63 +116,6 @@ impl CustomOp2 for KnownGradients {
 
     fn bwd(&self, hidden: &Tensor, u: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         self.gradients.times(grad.to_scalar()?, hidden, u)
-    }
-}
-
-/// Sums of the gradients of hidden states and unembedding, where they are asked for.
-struct Gradients {
-    c: usize,
-    hidden: Option<Vec<f32>>,
-    /// Transposed, `(C, V)`, which leaves only the hidden states to be transposed in each chunk.
-    u: Option<Vec<f32>>,
-}
-
-impl Gradients {
-    fn new(hidden: &Tensor, unembedding: &Tensor) -> Self {
-        let zeros = |tensor: &Tensor| tensor.track_op().then(|| vec![0.0; tensor.elem_count()]);
-        Self { c: hidden.dims()[1], hidden: zeros(hidden), u: zeros(unembedding) }
-    }
-
-    fn are_asked_for(&self) -> bool {
-        self.hidden.is_some() || self.u.is_some()
-    }
-
-    /// Adds those of a chunk from the loss' gradient by its logits.
-    fn add(&mut self, chunk: &Range<usize>, by_logits: &[f32], hidden: &[f32], unembedding: &[f32]) {
-        let (c, vocab_size) = (self.c, unembedding.len() / self.c);
-        let rows = chunk.start * c..chunk.end * c;
-        if let Some(grad_hidden) = &mut self.hidden {
-            let grad_hidden = &mut grad_hidden[rows.clone()];
-            product_over(grad_hidden, by_logits, vocab_size, unembedding, c, WeightLayout::InOut);
-        }
-        if let Some(grad_u) = &mut self.u {
-            // Zeros that are read before they are written cost two page faults each, of which the second interrupts all
-            // other threads.
-            add_transposed_product(grad_u, chunk.start == 0, &hidden[rows], c, by_logits, vocab_size);
-        }
-    }
-
-    /// As an op's `bwd` gives them: `factor` times each.
-    fn times(&self, factor: f32, hidden: &Tensor, unembedding: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (vocab_size, c) = unembedding.dims2()?;
-        let hidden = match &self.hidden {
-            Some(grad) => Some(tensor(times(grad, factor).into_owned(), hidden.shape())?),
-            None => None,
-        };
-        let u = match &self.u {
-            Some(u) => {
-                weight_gradient(unembedding, |sum, first| add_transposed(sum, first, &times(u, factor), c, vocab_size))?
-            }
-            None => None,
-        };
-        Ok((hidden, u))
-    }
-}
-
-fn times(numbers: &[f32], factor: f32) -> Cow<'_, [f32]> {
-    match factor {
-        1.0 => Cow::Borrowed(numbers),
-        factor => Cow::Owned(numbers.iter().map(|x| factor * x).collect()),
     }
 }
 
@@ -347,12 +296,11 @@ impl CustomOp2 for Logprobs {
         let grad = grad.contiguous()?;
         let (hidden_numbers, u_numbers, g) = (numbers(hidden)?, numbers(u)?, numbers(&grad)?);
         let (by_logprob, by_entropy) = g.split_at(self.targets.len());
-        let mut sums = Gradients::new(hidden, u);
+        let mut sums = Gradients::new(hidden, u, None);
         self.for_each_chunk(&hidden_numbers, c, &u_numbers, |chunk, logits| {
             let softmaxes = self.softmaxes(&chunk, logits, vocab_size);
             self.to_gradients(&chunk, logits, &softmaxes, &by_logprob[chunk.clone()], &by_entropy[chunk.clone()]);
-            sums.add(&chunk, logits, &hidden_numbers, &u_numbers);
-            Ok(())
+            sums.add(&chunk, logits, &hidden_numbers, &u_numbers)
         })?;
         sums.times(1.0, hidden, u)
     }

@@ -107,6 +107,49 @@ pub fn add_transposed_product(y: &mut [f32], first: bool, x: &[f32], p: usize, z
     }
 }
 
+/// `y (n, p) += zᵀ · x` for `x (k, p)` and `z (k, n)`, where `z` is much wider than `x`: it is `x` that is transposed. Where
+/// `first`, in place of what stands in `y`. Each number is a product's, which is added as a whole.
+pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usize, z: &[f32], n: usize) {
+    assert_eq!(y.len(), p * n);
+    if p == 0 || x.is_empty() {
+        if first {
+            y.fill(0.0);
+        }
+        return;
+    }
+    let k = x.len() / p;
+    assert_eq!(z.len(), k * n);
+    let x = transpose::transposed(x, k, p);
+    let y = Disjoint::over(y);
+    let task = |panel_idx: usize| {
+        let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
+        with_scratch((K_BLOCK + 2 * p) * PANEL, |scratch| {
+            let (panel, blocks) = scratch.split_at_mut(K_BLOCK * PANEL);
+            let (product, added) = blocks.split_at_mut(p * PANEL);
+            let to = To { y: &Disjoint::over(product), stride: PANEL, column: 0 };
+            let (weight, start, rows) = (Operand::InOut(z), Some(Start::Zero), 0..p);
+            let own = OnePanel { x: &x, k, weight, n, start, rows, columns: columns.clone(), panel: Some(panel), to };
+            pulp::Arch::new().dispatch(own);
+            // SAFETY: each panel's columns of the product are rows of `y` that are one task's.
+            let y = unsafe { y.numbers(columns.start * p, columns.len() * p) };
+            let row = |row: usize| &product[row * PANEL..][..columns.len()];
+            if first {
+                transpose::rows_to_columns(p, row, y, p);
+            } else {
+                let added = &mut added[..y.len()];
+                transpose::rows_to_columns(p, row, added, p);
+                y.iter_mut().zip(added).for_each(|(y, x)| *y += *x);
+            }
+        });
+    };
+    let n_panels = n.div_ceil(PANEL);
+    if p * n * k < PARALLEL_WORK {
+        (0..n_panels).for_each(task);
+    } else {
+        (0..n_panels).into_par_iter().for_each(task);
+    }
+}
+
 /// Writes all of `y`, which no one else may use meanwhile; without `start`, adds to what stands there.
 fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: usize, start: Option<Start<'_>>) {
     let m = x.len() / k;
@@ -133,7 +176,8 @@ fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: 
         };
         with_scratch(if direct { 0 } else { K_BLOCK * PANEL }, |panel| {
             let panel = (!direct).then_some(panel);
-            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, y });
+            let to = To { y, stride: n, column: columns.start };
+            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, to });
         });
     };
     let n_tasks = n_panels * n_groups;
@@ -156,7 +200,16 @@ struct OnePanel<'a, 'y> {
     columns: Range<usize>,
     /// Room for [`K_BLOCK`] terms of the panel; without it the weight, which is not `OutIn`, is read where it lies.
     panel: Option<&'a mut [f32]>,
+    to: To<'a, 'y>,
+}
+
+/// Where a panel of the result goes.
+struct To<'a, 'y> {
     y: &'a Disjoint<'y>,
+    /// From row to row of it.
+    stride: usize,
+    /// The panel's first column in it.
+    column: usize,
 }
 
 impl WithSimd for OnePanel<'_, '_> {
@@ -164,7 +217,8 @@ impl WithSimd for OnePanel<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, k, weight, n, start, rows, columns, mut panel, y } = self;
+        let Self { x, k, weight, n, start, rows, columns, mut panel, to } = self;
+        let To { y, stride: to_stride, column } = to;
         for t0 in (0..k).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - t0);
             if let Some(panel) = panel.as_deref_mut() {
@@ -179,7 +233,7 @@ impl WithSimd for OnePanel<'_, '_> {
                 let n_rows = TILE.min(rows.end - row);
                 let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
                 let first = if t0 == 0 { start } else { None };
-                let out = Out { y, stride: n, row, column: columns.start, width: columns.len(), first };
+                let out = Out { y, stride: to_stride, row, column, width: columns.len(), first };
                 // SAFETY: the rows and columns of this task are its own, and are written from the first block on.
                 unsafe { tiles(simd, x, panel, stride, out) };
             }
@@ -311,6 +365,22 @@ mod tests {
             for (i, y) in y.iter().enumerate() {
                 let sum = (0..k).map(|t| f64::from(x[t * p + i / n]) * f64::from(z[t * n + i % n])).sum::<f64>();
                 assert!((f64::from(*y) - 1.0 - sum).abs() < 1e-4, "{y} {sum}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wide_product_of_the_transpose_has_the_bits_of_the_product_and_is_added() {
+        for (k, p, n) in [(0, 2, 3), (3, 0, 2), (1, 1, 1), (9, 5, 70), (40, 33, 200), (530, 8, 3)] {
+            let (x, z) = (random(k * p, 8), random(k * n, 9));
+            let mut product = vec![1.0; p * n]; // (p, n)
+            add_transposed_product(&mut product, true, &x, p, &z, n);
+            let mut y = vec![f32::NAN; p * n]; // (n, p)
+            for (first, times) in [(true, 1.0), (false, 2.0)] {
+                add_transposed_wide_product(&mut y, first, &x, p, &z, n);
+                for (i, y) in y.iter().enumerate() {
+                    assert_eq!(*y, times * product[i % p * n + i / p], "{k} {p} {n}: {i}");
+                }
             }
         }
     }

@@ -79,6 +79,11 @@ impl GradientSums {
         Self(on_cpu.map(|(parameter, sum)| (parameter.id(), sum.clone())).collect())
     }
 
+    /// The sum of this parameter's gradients.
+    pub fn get(&self, parameter: &Tensor) -> Option<GradientSum> {
+        self.0.get(&parameter.id()).cloned()
+    }
+
     /// Runs a backward pass on this thread, whose gradients of matrices go to the sums.
     pub fn gather<R>(self: &Arc<Self>, backward: impl FnOnce() -> R) -> R {
         gathering(Some(self.clone()), backward)
@@ -109,14 +114,9 @@ pub fn weight_gradient(weight: &Tensor, add: impl FnOnce(&mut [f32], bool)) -> R
         return Ok(None);
     }
     match sum_of(weight) {
-        Some(GradientSum { summed: Summed::Rows(_), .. }) => {
-            bail!("the gradient of a table that is read as a matrix can't be summed by row")
-        }
         Some(sum) => {
             let first = sum.count();
-            if let Summed::Whole(gradient) = &sum.summed {
-                on_numbers(gradient, |numbers| add(numbers, first))?;
-            }
+            on_whole(&sum, |numbers| add(numbers, first))?;
             Ok(None)
         }
         None => {
@@ -154,7 +154,15 @@ pub fn table_gradient(table: &Tensor, ids: &[u32], gradients: &[f32]) -> Result<
 /// Where gradients of this weight are gathered, if they are. Nothing stays borrowed: while an op waits for other threads,
 /// this one may take up another pass.
 fn sum_of(weight: &Tensor) -> Option<GradientSum> {
-    GATHERED.with_borrow(|sums| sums.as_ref().and_then(|sums| sums.0.get(&weight.id()).cloned()))
+    GATHERED.with_borrow(|sums| sums.as_ref().and_then(|sums| sums.get(weight)))
+}
+
+/// Calls `edit` with the numbers of a sum of a matrix' gradients.
+pub fn on_whole(sum: &GradientSum, edit: impl FnOnce(&mut [f32])) -> Result<()> {
+    match &sum.summed {
+        Summed::Whole(gradient) => on_numbers(gradient, edit),
+        Summed::Rows(_) => bail!("the gradient of a table that is read as a matrix can't be summed by row"),
+    }
 }
 
 /// Calls `edit` with the numbers of a contiguous f32 tensor on the CPU, to be changed in place.

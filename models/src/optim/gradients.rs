@@ -48,6 +48,11 @@ impl GradAccumulator {
         self.gathered = Arc::new(GradientSums::new(sums));
     }
 
+    /// The sum of this parameter's gradients, if those of ops on it are [gathered](Self::gather).
+    pub(crate) fn sum_of(&self, parameter: &Tensor) -> Option<GradientSum> {
+        self.gathered.get(parameter)
+    }
+
     /// Forgets what was added, for the next step.
     pub fn clear(&mut self) {
         self.sums.values().for_each(GradientSum::clear);

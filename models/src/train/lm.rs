@@ -39,7 +39,7 @@ impl LmExample {
         Self { tokens, learnt }
     }
 
-    fn parts(&self) -> (&[u32], &[Range<usize>]) {
+    pub(super) fn parts(&self) -> (&[u32], &[Range<usize>]) {
         (&self.tokens, &self.learnt)
     }
 

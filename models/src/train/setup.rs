@@ -94,6 +94,10 @@ impl Training {
     pub(crate) fn language_model(&self, config: &Arc<ModelConfig>, checkpointing: bool) -> Result<LanguageModel> {
         let model = LanguageModel::new(config, &self.parameters.weights())?;
         check_checkpointing(checkpointing, model.decoder())?;
+        let model = match self.gradients.sum_of(model.unembedding()).filter(|_| self.gathers) {
+            Some(sum) => model.with_unembedding_sum(sum),
+            None => model,
+        };
         Ok(if checkpointing { model.with_checkpointing(&self.block_gradients) } else { model })
     }
 

@@ -1,5 +1,6 @@
 mod adapters;
 mod checkpointing;
+mod gathered;
 
 use candle_core::Tensor;
 

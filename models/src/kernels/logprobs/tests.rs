@@ -1,4 +1,6 @@
 use super::*;
+use crate::kernels::Summed;
+use crate::kernels::storage::tensor;
 use crate::kernels::testing::{assert_same_function, flat, random};
 
 fn both(found: Result<TokenLogprobs>) -> Result<Tensor> {
@@ -37,13 +39,47 @@ fn a_loss_of_tokens_agrees_with_the_loss_of_their_logprobs_in_value_and_gradient
             assert_same_function(
                 &inputs,
                 // What comes after the loss scales its gradient.
-                |t| (token_loss_by(chunk_len, &t[0], &t[1], &targets, scale, share)? * 3.0)?.reshape(1),
+                |t| (token_loss_by(chunk_len, &t[0], &t[1], &targets, scale, None, share)? * 3.0)?.reshape(1),
                 |t| {
                     (share(0..n, &composed::token_logprobs(&t[0], &t[1], &targets, scale)?.logprobs)? * 3.0)?.reshape(1)
                 },
             );
         }
     }
+}
+
+#[test]
+fn the_unembedding_s_gradient_is_summed_with_the_losses_of_several_passes() {
+    let (c, vocab_size) = (3, 70);
+    let u = Var::from_tensor(&random((vocab_size, c), 2)).unwrap();
+    let sum = GradientSum::new(&u).unwrap();
+    for chunk_len in [2, 100] {
+        let mut expected = vec![0.0; vocab_size * c];
+        for (seed, n) in [(1, 5), (3, 4), (5, 0)] {
+            let hidden = Var::from_tensor(&(random((n, c), seed) * 3.0).unwrap()).unwrap();
+            let targets: Vec<u32> = (0..n).map(|i| (3 * i % vocab_size) as u32).collect();
+            let loss = |sum| token_loss_by(chunk_len, &hidden, &u, &targets, 0.5, sum, share).unwrap();
+            let (plain, summed) = (loss(None).backward().unwrap(), loss(Some(&sum)).backward().unwrap());
+            assert_eq!(flat(summed.get(&hidden).unwrap()), flat(plain.get(&hidden).unwrap()));
+            assert!(summed.get(&u).is_none(), "it is in the sum");
+            expected.iter_mut().zip(flat(plain.get(&u).unwrap())).for_each(|(sum, g)| *sum += g);
+        }
+        assert_eq!(sum.n_added(), 3);
+        let Summed::Whole(found) = &sum.summed else { panic!("it is summed as a whole") };
+        for (found, expected) in flat(found).iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{found} {expected}");
+        }
+        sum.clear();
+    }
+}
+
+#[test]
+fn a_multiple_of_a_loss_whose_gradient_is_summed_with_it_is_refused() {
+    let (hidden, u) = (Var::from_tensor(&random((2, 3), 1)).unwrap(), Var::from_tensor(&random((4, 3), 2)).unwrap());
+    let sum = GradientSum::new(&u).unwrap();
+    let loss = token_loss(&hidden, &u, &[1, 2], 1.0, Some(&sum), share).unwrap();
+    let error = (loss * 3.0).unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("differentiated times 3"), "{error}");
 }
 
 #[test]
@@ -63,9 +99,9 @@ fn the_composed_loss_differentiates_chunk_by_chunk() {
 fn a_loss_of_no_tokens_is_nothing_and_one_that_ignores_them_is_refused() {
     let ignores = |_: Range<usize>, _: &Tensor| Tensor::new(1.0_f32, &Device::Cpu);
     let (none, u) = (Var::from_tensor(&random((0, 3), 1)).unwrap(), random((4, 3), 2));
-    assert_eq!(token_loss(none.as_tensor(), &u, &[], 1.0, ignores).unwrap().to_scalar::<f32>().unwrap(), 0.0);
+    assert_eq!(token_loss(none.as_tensor(), &u, &[], 1.0, None, ignores).unwrap().to_scalar::<f32>().unwrap(), 0.0);
     let hidden = Var::from_tensor(&random((1, 3), 1)).unwrap();
-    let error = token_loss(hidden.as_tensor(), &u, &[2], 1.0, ignores).unwrap_err().to_string();
+    let error = token_loss(hidden.as_tensor(), &u, &[2], 1.0, None, ignores).unwrap_err().to_string();
     assert!(error.contains("does not depend on their log-probabilities"), "{error}");
 }
 
