@@ -61,9 +61,12 @@ fn set_up_process() {
         }
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (setting, value) in
-        [(libc::M_MMAP_THRESHOLD, i32::MAX), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 256 << 20)]
-    {
+    for (setting, value) in [
+        (libc::M_MMAP_THRESHOLD, 65 << 20),
+        (libc::M_TRIM_THRESHOLD, i32::MAX),
+        (libc::M_TOP_PAD, 256 << 20),
+        (libc::M_ARENA_MAX, 1),
+    ] {
         // SAFETY: mallopt changes a number inside the allocator.
         unsafe { libc::mallopt(setting, value) };
     }

@@ -269,30 +269,34 @@ impl Block {
         Ok(self.mlp.pack()?)
     }
 
-    /// The residual stream `x (N, C)` after this block. `attend` is the attention over `qkv (N, (H + 2 KV) D)`.
+    /// The residual stream `x (N, C)` after this block. `attend` is the attention over `qkv (N, (H + 2 KV) D)`. With `rows`,
+    /// which are some, it is `(R, C)`: what comes after the attention is computed for these alone.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         rope: Option<&RopeTable>,
+        rows: Option<&[u32]>,
         mut attend: impl FnMut(&Tensor, AttentionRule) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<Tensor> {
-        let mut attention = |x: &Tensor| self.attention_out.forward(&attend(&self.qkv(x, rope)?, self.rule)?);
+        let kept = |x: &Tensor| rows.map_or_else(|| Ok(x.clone()), |rows| kernels::embed(x, rows));
+        let mut attention = |x: &Tensor| self.attention_out.forward(&kept(&attend(&self.qkv(x, rope)?, self.rule)?)?);
         match self.residual {
             Residual::PreNorm => {
-                let x = (x + attention(&self.attention_norm.forward(x)?)?)?;
+                let x = (kept(x)? + attention(&self.attention_norm.forward(x)?)?)?;
                 &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
             }
             Residual::PostNorm => {
-                let x = self.attention_norm.forward(&(x + attention(x)?)?)?;
+                let x = self.attention_norm.forward(&(kept(x)? + attention(x)?)?)?;
                 self.mlp_norm.forward(&(&x + self.mlp.forward(&x)?)?)
             }
             Residual::Parallel => {
                 let attended = attention(&self.attention_norm.forward(x)?)?;
-                (x + attended)? + self.mlp.forward(&self.mlp_norm.forward(x)?)?
+                let x = kept(x)?;
+                (&x + attended)? + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
             }
             Residual::Sandwich => {
                 let [after_attention, after_mlp] = self.branch_norms.as_ref().expect("loaded with these norms");
-                let x = (x + after_attention.forward(&attention(&self.attention_norm.forward(x)?)?)?)?;
+                let x = (kept(x)? + after_attention.forward(&attention(&self.attention_norm.forward(x)?)?)?)?;
                 &x + after_mlp.forward(&self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?
             }
         }

@@ -30,12 +30,14 @@ impl BlockGradients {
 pub(super) struct Checkpointed {
     pub block: Block,
     pub rope: Option<Arc<RopeTable>>,
+    /// Those that are asked for, where they are not all.
+    pub rows: Option<Arc<[u32]>>,
     pub offsets: Arc<[usize]>,
     pub gradients: BlockGradients,
 }
 
 impl Checkpointed {
-    /// The residual stream `x (N, C)` after the block: the same bits as without checkpointing, and so are the gradients.
+    /// The residual stream `x (N, C)` after the block, or its rows: the same bits as without checkpointing, and so are the gradients.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         if !x.device().is_cpu() {
             bail!("gradient checkpointing is implemented on the CPU alone, not on {:?}", x.device().location());
@@ -47,7 +49,7 @@ impl Checkpointed {
 
     fn block(&self, x: &Tensor) -> Result<Tensor> {
         let attend = |qkv: &Tensor, rule| kernels::causal_attention(qkv, &self.offsets, rule);
-        self.block.forward(x, self.rope.as_deref(), attend)
+        self.block.forward(x, self.rope.as_deref(), self.rows.as_deref(), attend)
     }
 }
 

@@ -94,38 +94,57 @@ impl Decoder {
         &self.embedding
     }
 
-    /// Hidden states `(N, C)` after the final norm, for N tokens at their positions.
-    pub fn forward(&self, ids: &[u32], positions: &[u32], attend: &mut dyn Attend) -> Result<Tensor> {
+    /// Hidden states `(R, C)` after the final norm, of some `rows` of N tokens at their positions; without `rows`, of all.
+    ///
+    /// The last block computes for these rows alone what comes after its attention, since nothing else reads the others.
+    pub fn forward(
+        &self,
+        ids: &[u32],
+        positions: &[u32],
+        rows: Option<&[u32]>,
+        attend: &mut dyn Attend,
+    ) -> Result<Tensor> {
         let mut x = self.embed(ids, positions)?;
         let ropes = self.ropes(positions);
         for (layer_idx, block) in self.blocks.iter().enumerate() {
-            let rope = self.rope_of(layer_idx, &ropes);
-            x = block.forward(&x, rope.map(Arc::as_ref), |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
+            let rope = self.rope_of(layer_idx, &ropes).map(Arc::as_ref);
+            let rows = rows.filter(|_| self.is_last(layer_idx));
+            x = block.forward(&x, rope, rows, |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
         }
         self.normed(x)
     }
 
     /// Hidden states `(N, C)` of packed sequences, each attending to itself alone.
     pub fn forward_packed(&self, packed: &PackedSequences) -> Result<Tensor> {
+        self.forward_packed_rows(packed, None)
+    }
+
+    /// Hidden states `(R, C)` of some rows of packed sequences.
+    pub fn forward_packed_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
+        if rows.is_empty() {
+            return Ok(self.forward_packed(packed)?.narrow(0, 0, 0)?);
+        }
+        self.forward_packed_rows(packed, Some(rows))
+    }
+
+    fn forward_packed_rows(&self, packed: &PackedSequences, rows: Option<&[u32]>) -> Result<Tensor> {
         let PackedSequences { ids, positions, offsets, .. } = packed;
         let Some(gradients) = &self.checkpointing else {
-            return self.forward(ids, positions, &mut PackedAttention { offsets });
+            return self.forward(ids, positions, rows, &mut PackedAttention { offsets });
         };
         let mut x = self.embed(ids, positions)?;
         let (ropes, offsets) = (self.ropes(positions), Arc::<[usize]>::from(offsets.as_slice()));
         for (layer_idx, block) in self.blocks.iter().enumerate() {
             let rope = self.rope_of(layer_idx, &ropes).cloned();
+            let rows = rows.filter(|_| self.is_last(layer_idx)).map(Arc::from);
             let (block, offsets, gradients) = (block.clone(), offsets.clone(), gradients.clone());
-            x = Checkpointed { block, rope, offsets, gradients }.forward(&x)?;
+            x = Checkpointed { block, rope, rows, offsets, gradients }.forward(&x)?;
         }
         self.normed(x)
     }
 
-    /// Hidden states `(R, C)` of some rows of packed sequences.
-    pub fn forward_packed_at(&self, packed: &PackedSequences, rows: &[u32]) -> Result<Tensor> {
-        let hidden = self.forward_packed(packed)?; // (N, C)
-        let rows = Tensor::from_slice(rows, rows.len(), hidden.device())?;
-        Ok(hidden.index_select(&rows, 0)?)
+    fn is_last(&self, layer_idx: usize) -> bool {
+        layer_idx + 1 == self.blocks.len()
     }
 
     /// Embedded tokens at their positions, `(N, C)`.
@@ -166,6 +185,45 @@ impl Decoder {
         match &self.final_norm {
             Some(norm) => Ok(norm.forward(&x)?),
             None => Ok(x),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{HeadKind, Parameters};
+    use crate::kernels::testing::flat;
+    use crate::testing::{each_kind, tokens, weights};
+
+    #[test]
+    fn rows_that_are_asked_for_have_the_bits_and_gradients_that_they_have_among_all() {
+        let packed = PackedSequences::new(&[tokens(7, 1), tokens(1, 2), tokens(5, 3)]);
+        for rows in [vec![12], vec![3, 4, 6, 7, 11], (0..13).collect::<Vec<u32>>(), vec![]] {
+            for config in each_kind() {
+                let parameters = Parameters::from_weights(&weights(&config, HeadKind::Language, 1)).unwrap();
+                let decoder = Decoder::new(&config, &parameters.weights()).unwrap();
+                let own = decoder.forward_packed_at(&packed, &rows).unwrap();
+                let among_all = kernels::embed(&decoder.forward_packed(&packed).unwrap(), &rows).unwrap();
+                assert_eq!((own.dims(), flat(&own)), (among_all.dims(), flat(&among_all)));
+                if rows.is_empty() {
+                    continue;
+                }
+                let [own, among_all] = [own, among_all].map(|hidden| hidden.sqr().unwrap().sum_all().unwrap());
+                let [own, among_all] = [own, among_all].map(|loss| loss.backward().unwrap());
+                for (name, var) in parameters.iter() {
+                    let (Some(own), Some(among_all)) = (own.get(var), among_all.get(var)) else {
+                        assert!(own.get(var).is_none() && among_all.get(var).is_none(), "{name}");
+                        continue;
+                    };
+                    for (own, among_all) in flat(own).into_iter().zip(flat(among_all)) {
+                        assert!(
+                            (own - among_all).abs() <= 1e-4 * among_all.abs().max(1.0),
+                            "{name}: {own} {among_all}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

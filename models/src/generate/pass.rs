@@ -1,6 +1,6 @@
 //! A forward pass over what some sequences have not read yet, and a sample for each of them.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use collimate_protocol::PolicyVersion;
 use rayon::prelude::*;
 
@@ -52,10 +52,8 @@ pub(super) fn read_and_sample<T: Send>(
     }
     let positions: Vec<u32> = rows.iter().map(|row| row.position as u32).collect();
     let mut attention = CachedAttention { caches, rows };
-    let mut hidden = model.decoder().forward(&ids, &positions, &mut attention)?; // (N, C)
-    if last_rows.len() < ids.len() {
-        hidden = hidden.index_select(&Tensor::new(last_rows, hidden.device())?, 0)?; // (B, C)
-    }
+    let last_rows = (last_rows.len() < ids.len()).then_some(last_rows.as_slice());
+    let hidden = model.decoder().forward(&ids, &positions, last_rows, &mut attention)?; // (B, C)
     let logits = model.logits(&hidden)?.to_device(&Device::Cpu)?.contiguous()?; // (B, V)
     let vocab_size = logits.dim(1)?;
     let logits = kernels::numbers(&logits)?;
