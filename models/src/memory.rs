@@ -34,21 +34,26 @@ pub fn adapters(config: &ModelConfig, head: HeadKind, lora: &LoraConfig) -> Resu
     Ok(F32 * (numbers + scalar_head) as u64)
 }
 
-/// What `n` bytes of trained numbers take in training: themselves, the sum of their gradients, Adam's two moments.
-pub fn training_state(n: u64) -> u64 {
-    4 * n
+/// What a model takes in training of which `trained` bytes are: themselves, the sum of their gradients, Adam's two moments.
+/// Of an embedding that is nothing else, gradients are summed by row where they are gathered.
+pub fn training_state(config: &ModelConfig, head: HeadKind, trained: u64, by_adapters: bool, on_cpu: bool) -> u64 {
+    let is_table = head == HeadKind::Scalar || !config.tied;
+    let by_row = if is_table && gathers(config, by_adapters, on_cpu) {
+        F32 * (config.hidden_dim * config.vocab_size) as u64
+    } else {
+        0
+    };
+    4 * trained - by_row
 }
 
-/// Gradients of `trained` bytes of numbers that one pass holds besides their sums: on the CPU matrices' are added to them
-/// as they come up, but for the unembedding's, which are there with the loss already.
-pub fn pass_gradients(config: &ModelConfig, head: HeadKind, trained: u64, by_adapters: bool, on_cpu: bool) -> u64 {
-    if by_adapters || !on_cpu || passes::are_shared_out(config) {
-        return trained;
-    }
-    match head {
-        HeadKind::Language => F32 * (config.hidden_dim * config.vocab_size) as u64,
-        HeadKind::Scalar => 0,
-    }
+/// Gradients of `trained` bytes of numbers that one pass holds besides their sums: none where they are gathered.
+pub fn pass_gradients(config: &ModelConfig, trained: u64, by_adapters: bool, on_cpu: bool) -> u64 {
+    if gathers(config, by_adapters, on_cpu) { 0 } else { trained }
+}
+
+/// Whether gradients of matrices are added to their sums as they come up: those of large models on the CPU.
+fn gathers(config: &ModelConfig, by_adapters: bool, on_cpu: bool) -> bool {
+    on_cpu && !by_adapters && !passes::are_shared_out(config)
 }
 
 /// The keys and values of `n_slots` sequences of up to `n_positions`.
@@ -73,6 +78,8 @@ pub fn logits(config: &ModelConfig, n_rows: usize) -> u64 {
 pub struct TrainingPass {
     /// Tokens that go through at once.
     pub n_tokens: usize,
+    /// Rows of them whose hidden states are asked for.
+    pub n_rows: usize,
     /// Whether adapters are trained on a base.
     pub by_adapters: bool,
     /// Whether only the blocks' arguments are kept.
@@ -91,6 +98,11 @@ impl TrainingPass {
             true => (config.n_layers + 2) * c + block + 5 * c,
             false => config.n_layers * block,
         };
+        // The last block goes on after its attention with the rows alone that are asked for.
+        let left_out = match self.checkpointing {
+            true => 0,
+            false => self.n_tokens.saturating_sub(self.n_rows) * after_attention(config),
+        };
         // Embedded tokens, the last norm's result, its rows.
         let ends = 3 * c;
         // Gradients of an MLP's numbers and of the residual stream, beside what is kept.
@@ -100,7 +112,7 @@ impl TrainingPass {
             HeadKind::Language => logits(config, self.n_tokens),
             HeadKind::Scalar => 0,
         };
-        F32 * (self.n_tokens * (per_token + ends + backward)) as u64 + copied + logits
+        F32 * (self.n_tokens * (per_token + ends + backward) - left_out) as u64 + copied + logits
     }
 
     /// Numbers that a block's record holds for each token, op by op.
@@ -123,6 +135,12 @@ impl TrainingPass {
         }
         F32 * (config.hidden_dim * config.heads().qkv_dim()) as u64
     }
+}
+
+/// Numbers that a block's record holds for each token of what comes after its attention.
+fn after_attention(config: &ModelConfig) -> usize {
+    let stream = if config.residual == Residual::Sandwich { 7 } else { 5 };
+    stream * config.hidden_dim + mlp_numbers(config)
 }
 
 /// Numbers between an MLP's argument and its result, for each token.

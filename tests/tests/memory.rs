@@ -102,9 +102,11 @@ fn measure_training() {
                     let frozen = if by_adapters { memory::weights(&config, head) } else { 0 };
                     let longest = if head == HeadKind::Language { n_tokens / 8 } else { n_tokens };
                     let n_tokens = training_tokens_at_once(&config, n_tokens, n_tokens, longest, checkpointing);
-                    let pass = TrainingPass { n_tokens, by_adapters, checkpointing };
+                    let n_rows = if head == HeadKind::Language { n_tokens } else { 8 };
+                    let pass = TrainingPass { n_tokens, n_rows, by_adapters, checkpointing };
                     let gradients = passes::side_by_side(&config, checkpointing) as u64 * trained;
-                    let estimate = frozen + memory::training_state(trained) + gradients + pass.bytes(&config, head);
+                    let state = memory::training_state(&config, head, trained, by_adapters, true);
+                    let estimate = frozen + state + gradients + pass.bytes(&config, head);
                     let ratio = estimate as f64 / found as f64;
                     println!(
                         "{:?} {head:?} adapters {by_adapters} checkpointing {checkpointing}: {estimate} estimated, \

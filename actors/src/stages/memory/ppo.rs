@@ -197,18 +197,18 @@ impl<'a> Ppo<'a> {
         items.push(item(values, "experience buffer: a pass of the value model", bytes));
 
         let average = if objective.ema_decay > 0.0 { policy } else { 0 };
-        let gradients =
-            |config, head, trained| memory::pass_gradients(config, head, trained, self.lora(), learner == CPU);
-        let of_pass =
-            gradients(self.sft, HeadKind::Language, policy).max(gradients(self.value, HeadKind::Scalar, value));
+        let gradients = |config, trained| memory::pass_gradients(config, trained, self.lora(), learner == CPU);
+        let of_pass = gradients(self.sft, policy).max(gradients(self.value, value));
         let of_passes = of_pass * side_by_side(self.sft, objective.gradient_checkpointing) as u64;
-        let state = memory::training_state(policy + value) + average + of_passes;
+        let state = |config, head, trained| memory::training_state(config, head, trained, self.lora(), learner == CPU);
+        let states = state(self.sft, HeadKind::Language, policy) + state(self.value, HeadKind::Scalar, value);
+        let state = states + average + of_passes;
         items.push(item(learner, "learner: policy and value model in training", state));
         let checkpointing = objective.gradient_checkpointing;
         let n_tokens = pass_tokens(usize::MAX) + self.ptx_tokens();
         let (budget, longest) = (objective.microbatch_tokens, self.longest().max(stage.ptx_seq_len));
         let n_tokens = training_tokens_at_once(self.sft, n_tokens, budget, longest, checkpointing);
-        let pass = TrainingPass { n_tokens, by_adapters: self.lora(), checkpointing };
+        let pass = TrainingPass { n_tokens, n_rows: n_tokens, by_adapters: self.lora(), checkpointing };
         let bytes = pass.bytes(self.sft, HeadKind::Language).max(pass.bytes(self.value, HeadKind::Scalar));
         let kept = if checkpointing { ", checkpointed" } else { "" };
         items.push(item(learner, format!("learner: a pass of {n_tokens} tokens{kept}"), bytes));

@@ -109,16 +109,20 @@ fn supervised(
     let OptimConfig { microbatch_tokens, gradient_checkpointing, .. } = *optim;
     let n_tokens = training_tokens_at_once(model, n_tokens, microbatch_tokens, longest, gradient_checkpointing);
     let trained = trained(model, head, lora)?;
-    let pass = TrainingPass { n_tokens, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
-    let of_pass = memory::pass_gradients(model, head, trained, lora.is_some(), device.is_cpu());
+    // A reward model is read at the last token of each sequence.
+    let n_rows = if head == HeadKind::Scalar { n_tokens.div_ceil(longest.max(1)) } else { n_tokens };
+    let pass =
+        TrainingPass { n_tokens, n_rows, by_adapters: lora.is_some(), checkpointing: optim.gradient_checkpointing };
+    let of_pass = memory::pass_gradients(model, trained, lora.is_some(), device.is_cpu());
     let gradients = of_pass * side_by_side(model, gradient_checkpointing) as u64;
+    let state = memory::training_state(model, head, trained, lora.is_some(), device.is_cpu());
     let device = &device::name_of(device);
     let mut items = Vec::new();
     if lora.is_some() {
         items.push(item(device, "the model, frozen", memory::weights(model, HeadKind::Language)));
     }
     let what = if lora.is_some() { "adapters" } else { "the model" };
-    items.push(item(device, format!("{what} in training"), memory::training_state(trained) + gradients));
+    items.push(item(device, format!("{what} in training"), state + gradients));
     let kept = if optim.gradient_checkpointing { ", checkpointed" } else { "" };
     items.push(item(device, format!("a pass of {n_tokens} tokens{kept}"), pass.bytes(model, head)));
     Ok(items)
