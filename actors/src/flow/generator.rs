@@ -153,8 +153,16 @@ impl<W: Send + Sync + 'static> Worker for Generator<W> {
             return Ok(Step::Starved);
         }
         self.begin();
-        if self.n_in_progress() > 0 || self.may_rest() {
+        if self.n_in_progress() > 0 {
             return Ok(Step::Ready);
+        }
+        if self.may_rest() {
+            self.loaded = None;
+            self.sampler.call(|sampler| {
+                sampler.rest();
+                Ok(())
+            })?;
+            return Ok(Step::Progressed);
         }
         if self.prompts.has_ended() && self.held.is_empty() {
             return Ok(at_the_end(&self.office));
@@ -163,13 +171,6 @@ impl<W: Send + Sync + 'static> Worker for Generator<W> {
     }
 
     fn work(&mut self) -> Result<(), RoleError> {
-        if self.n_in_progress() == 0 {
-            self.loaded = None;
-            return self.sampler.call(|sampler| {
-                sampler.rest();
-                Ok(())
-            });
-        }
         let (snapshot, prompts) = (self.beginning.snapshot.clone(), self.beginning.prompts.clone());
         let ended = self.sampler.call(move |sampler| {
             if let Some(snapshot) = snapshot {

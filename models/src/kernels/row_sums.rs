@@ -19,6 +19,12 @@ impl RowSums {
         Self { n_rows, n_columns, places: BTreeMap::new(), numbers: Vec::new() }
     }
 
+    /// Rows and columns of the table.
+    #[cfg(test)]
+    pub fn dims(&self) -> (usize, usize) {
+        (self.n_rows, self.n_columns)
+    }
+
     /// Numbers of the table.
     pub fn n_numbers(&self) -> usize {
         self.n_rows * self.n_columns

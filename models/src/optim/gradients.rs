@@ -123,7 +123,7 @@ impl GradAccumulator {
             Summed::Rows(rows) => {
                 let rows = rows.lock().unwrap();
                 let numbers = rows.part(0..rows.n_numbers()).unwrap_or_else(|| vec![0.0; rows.n_numbers()]);
-                Some(Tensor::new(numbers, &candle_core::Device::Cpu).unwrap())
+                Some(Tensor::from_vec(numbers, rows.dims(), &candle_core::Device::Cpu).unwrap())
             }
         }
     }
