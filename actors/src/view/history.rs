@@ -1,6 +1,6 @@
 //! Every update's numbers, as columns. Pure.
 //!
-//! - [`table`]: a row for each update, and its place on each axis.
+//! - `table`: a row for each update, and its place on each axis.
 
 mod table;
 
