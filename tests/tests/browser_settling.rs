@@ -41,10 +41,23 @@ fn rank(text: &str) -> Value {
     json!({ "prompt": format!("What floats? {text}"), "responses": [format!("1: ice {text}"), "2: lead", format!("3: {long}")] })
 }
 
+/// Two responses.
+fn compare() -> Value {
+    json!({ "prompt": "Which?", "responses": ["1: this", "2: that"] })
+}
+
 async fn admin_at(served: &Served, look: Look) -> Browser {
     let browser = Browser::open(look).await;
     browser.go(&format!("{}/login#{}", served.url(), served.tokens["admin"])).await;
     browser.until("return location.pathname === '/overview'").await;
+    browser
+}
+
+/// The admin before the worst disagreement.
+async fn settling(served: &Served) -> Browser {
+    let browser = admin_at(served, Look::WIDE).await;
+    browser.click(".disagreement h3 a").await;
+    browser.says("What labelers said").await;
     browser
 }
 
@@ -115,11 +128,8 @@ async fn two_responses_are_settled_by_which_is_better() {
     if !browser::is_there() {
         return;
     }
-    let two = json!({ "prompt": "Which?", "responses": ["1: this", "2: that"] });
-    let (home, served) = disagreeing(&[two]);
-    let browser = admin_at(&served, Look::WIDE).await;
-    browser.click(".disagreement h3 a").await;
-    browser.says("What labelers said").await;
+    let (home, served) = disagreeing(&[compare()]);
+    let browser = settling(&served).await;
     browser.click(".verdict button:nth-of-type(3)").await;
     browser.click("#settle").await;
     browser.says("Settled by admin").await;
@@ -143,9 +153,7 @@ async fn the_keys_of_the_ranking_page_settle_and_the_list_of_keys_holds_those_th
         return;
     }
     let (home, served) = disagreeing(&[rank("")]);
-    let browser = admin_at(&served, Look::WIDE).await;
-    browser.click(".disagreement h3 a").await;
-    browser.says("What labelers said").await;
+    let browser = settling(&served).await;
     browser.press(SUBMIT).await;
     browser.says("Not settled: what labelers said counts").await;
     // Each digit places the response in focus and goes to the next.
@@ -194,11 +202,8 @@ async fn of_two_a_digit_says_which_is_better_and_the_list_of_keys_says_so() {
     if !browser::is_there() {
         return;
     }
-    let two = json!({ "prompt": "Which?", "responses": ["1: this", "2: that"] });
-    let (home, served) = disagreeing(&[two]);
-    let browser = admin_at(&served, Look::WIDE).await;
-    browser.click(".disagreement h3 a").await;
-    browser.says("What labelers said").await;
+    let (home, served) = disagreeing(&[compare()]);
+    let browser = settling(&served).await;
     let told = keys_told(&browser).await;
     assert_eq!(told[..9], ["1", "2", "0", "Shift 1 – 7", "j", "k", "a", "m", "n"]);
     browser.press("2").await;
