@@ -8,7 +8,7 @@ use super::lora::LoraTensors;
 use super::precision::Precision;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, PackedWeight, RopeTable, WeightLayout};
+use crate::kernels::{self, AttentionRule, FrozenLinear, Gelu, PackedWeight, RopeTable, WeightLayout, add};
 
 /// A linear layer.
 #[derive(Clone, Debug)]
@@ -85,12 +85,12 @@ impl StoredLinear {
     }
 }
 
-/// The projections to queries, keys and values as they are stored. In training they are joined in every forward pass,
-/// so that each stored tensor receives its gradient. On a base that is shared their results are joined instead.
+/// The projections to queries, keys and values as they are stored, so that each stored tensor receives its gradient.
 #[derive(Clone, Debug)]
 enum Qkv {
     Joined(StoredLinear),
-    /// For each head its query, key and value.
+    /// For each head its query, key and value. In training the weight's rows are put in order in every forward pass; on a
+    /// base that is shared, the results.
     Interleaved(StoredLinear),
     Split([StoredLinear; 3]),
     /// Joined, and laid out for inference.
@@ -109,19 +109,18 @@ impl Qkv {
         Ok(())
     }
 
-    /// Queries, keys and values of `x (N, C)`: `(N, (H + 2 KV) D)`, each projection on its own or all in one.
-    fn forward(&self, x: &Tensor, rule: AttentionRule, apart: bool) -> candle_core::Result<Tensor> {
+    /// Queries, keys and values of `x (N, C)`: `(N, (H + 2 KV) D)`. Of a weight that `is_shared` no copy is made.
+    fn forward(&self, x: &Tensor, rule: AttentionRule, is_shared: bool) -> candle_core::Result<Tensor> {
         match self {
             Qkv::Packed(linear) => linear.forward(x),
             Qkv::Joined(linear) => linear.forward(x),
-            Qkv::Interleaved(linear) if apart => {
+            Qkv::Interleaved(linear) if is_shared => {
                 let (n_heads, head_dim) = (rule.heads.n_heads, rule.heads.head_dim);
                 let by_head = linear.forward(x)?.reshape(((), n_heads, 3, head_dim))?;
                 by_head.transpose(1, 2)?.contiguous()?.reshape(((), 3 * n_heads * head_dim))
             }
-            Qkv::Split([q, k, v]) if apart => Tensor::cat(&[q.forward(x)?, k.forward(x)?, v.forward(x)?], 1),
             Qkv::Interleaved(linear) => Self::regrouped(linear, rule)?.forward(x),
-            Qkv::Split(parts) => Self::concatenated(parts)?.forward(x),
+            Qkv::Split([q, k, v]) => kernels::join_columns([&q.forward(x)?, &k.forward(x)?, &v.forward(x)?]),
         }
     }
 
@@ -197,7 +196,7 @@ impl MlpLayer {
                 down.forward(&kernels::silu_mul(&gate.forward(x)?, &up.forward(x)?)?)
             }
             MlpLayer::GeGlu { gate, up, down, kind } => {
-                down.forward(&(kernels::gelu(&gate.forward(x)?, *kind)? * up.forward(x)?)?)
+                down.forward(&kernels::multiply(&kernels::gelu(&gate.forward(x)?, *kind)?, &up.forward(x)?)?)
             }
         }
     }
@@ -282,22 +281,23 @@ impl Block {
         let mut attention = |x: &Tensor| self.attention_out.forward(&kept(&attend(&self.qkv(x, rope)?, self.rule)?)?);
         match self.residual {
             Residual::PreNorm => {
-                let x = (kept(x)? + attention(&self.attention_norm.forward(x)?)?)?;
-                &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+                let x = add(&kept(x)?, &attention(&self.attention_norm.forward(x)?)?)?;
+                add(&x, &self.mlp.forward(&self.mlp_norm.forward(&x)?)?)
             }
             Residual::PostNorm => {
-                let x = self.attention_norm.forward(&(kept(x)? + attention(x)?)?)?;
-                self.mlp_norm.forward(&(&x + self.mlp.forward(&x)?)?)
+                let x = self.attention_norm.forward(&add(&kept(x)?, &attention(x)?)?)?;
+                self.mlp_norm.forward(&add(&x, &self.mlp.forward(&x)?)?)
             }
             Residual::Parallel => {
                 let attended = attention(&self.attention_norm.forward(x)?)?;
                 let x = kept(x)?;
-                (&x + attended)? + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+                add(&add(&x, &attended)?, &self.mlp.forward(&self.mlp_norm.forward(&x)?)?)
             }
             Residual::Sandwich => {
                 let [after_attention, after_mlp] = self.branch_norms.as_ref().expect("loaded with these norms");
-                let x = (kept(x)? + after_attention.forward(&attention(&self.attention_norm.forward(x)?)?)?)?;
-                &x + after_mlp.forward(&self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?
+                let attended = attention(&self.attention_norm.forward(x)?)?;
+                let x = add(&kept(x)?, &after_attention.forward(&attended)?)?;
+                add(&x, &after_mlp.forward(&self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?)
             }
         }
     }

@@ -70,7 +70,8 @@ impl CustomOp1 for Checkpointed {
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let x = Var::from_tensor(&x.detach())?;
         // The gradient of Σ grad · y by y is grad, to the bit.
-        let weighted = (self.block(x.as_tensor())? * grad)?.sum_all()?;
+        let y = kernels::recorded(|| self.block(x.as_tensor()))?;
+        let weighted = (y * grad)?.sum_all()?;
         let mut store = weighted.backward()?;
         let grad_x = store.remove(&x);
         // candle has left one for `grad` too, which would keep all of the block's record.

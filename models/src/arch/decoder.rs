@@ -104,14 +104,17 @@ impl Decoder {
         rows: Option<&[u32]>,
         attend: &mut dyn Attend,
     ) -> Result<Tensor> {
-        let mut x = self.embed(ids, positions)?;
+        let embedded = self.embed(ids, positions)?;
         let ropes = self.ropes(positions);
-        for (layer_idx, block) in self.blocks.iter().enumerate() {
-            let rope = self.rope_of(layer_idx, &ropes).map(Arc::as_ref);
-            let rows = rows.filter(|_| self.is_last(layer_idx));
-            x = block.forward(&x, rope, rows, |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
-        }
-        self.normed(x)
+        Ok(kernels::recorded(|| {
+            let mut x = embedded;
+            for (layer_idx, block) in self.blocks.iter().enumerate() {
+                let rope = self.rope_of(layer_idx, &ropes).map(Arc::as_ref);
+                let rows = rows.filter(|_| self.is_last(layer_idx));
+                x = block.forward(&x, rope, rows, |qkv, rule| attend.attend(layer_idx, qkv, rule))?;
+            }
+            self.normed(x)
+        })?)
     }
 
     /// Hidden states `(N, C)` of packed sequences, each attending to itself alone.
@@ -140,7 +143,7 @@ impl Decoder {
             let (block, offsets, gradients) = (block.clone(), offsets.clone(), gradients.clone());
             x = Checkpointed { block, rope, rows, offsets, gradients }.forward(&x)?;
         }
-        self.normed(x)
+        Ok(self.normed(x)?)
     }
 
     fn is_last(&self, layer_idx: usize) -> bool {
@@ -158,7 +161,7 @@ impl Decoder {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(position_embedding) = &self.position_embedding {
-            x = (x + kernels::embed(position_embedding, positions)?)?;
+            x = kernels::add(&x, &kernels::embed(position_embedding, positions)?)?;
         }
         Ok(x)
     }
@@ -181,9 +184,9 @@ impl Decoder {
         ropes.windowed.as_ref().filter(|_| is_windowed).or(ropes.full.as_ref())
     }
 
-    fn normed(&self, x: Tensor) -> Result<Tensor> {
+    fn normed(&self, x: Tensor) -> candle_core::Result<Tensor> {
         match &self.final_norm {
-            Some(norm) => Ok(norm.forward(&x)?),
+            Some(norm) => norm.forward(&x),
             None => Ok(x),
         }
     }

@@ -203,7 +203,7 @@ pub struct Parameters {
 impl Parameters {
     /// Starts training from a copy of these weights.
     pub fn from_weights(weights: &Weights) -> Result<Self> {
-        let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(&tensor.detach())?));
+        let var = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), kernels::copied(tensor)?));
         let vars = weights.iter().map(var).collect::<Result<_>>()?;
         Ok(Self { vars, on: weights.on.clone(), precision: weights.precision })
     }

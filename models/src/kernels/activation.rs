@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 use super::blocks::map;
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::{apply1, apply2};
 use super::{Gelu, composed, simd};
 
 /// GELU of each element.
@@ -13,7 +14,7 @@ pub fn gelu(x: &Tensor, kind: Gelu) -> Result<Tensor> {
     if !fusable(&[x]) {
         return composed::gelu(x, kind);
     }
-    x.contiguous()?.apply_op1(kind)
+    apply1(&x.contiguous()?, kind)
 }
 
 /// `silu(gate) * up`, element by element (Shazeer 2020).
@@ -24,7 +25,7 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if !fusable(&[gate, up]) {
         return composed::silu_mul(gate, up);
     }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SiluMul)
+    apply2(&gate.contiguous()?, &up.contiguous()?, SiluMul)
 }
 
 /// 1 / (1 + e⁻ˣ).

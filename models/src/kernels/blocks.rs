@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -26,8 +27,23 @@ pub fn for_each_block(n: usize, block_len: usize, n_numbers: usize, task: impl F
     if n_numbers < PARALLEL_NUMBERS {
         (0..n_blocks).for_each(task);
     } else {
-        (0..n_blocks).into_par_iter().for_each(task);
+        share_out(n_blocks, task);
     }
+}
+
+/// Runs `task` on each of `0..n` on all threads. Each takes the next one when it has done one, in order, so that all end at
+/// about the same time whatever else their cores are doing.
+pub fn share_out(n: usize, task: impl Fn(usize) + Sync + Send) {
+    let next = AtomicUsize::new(0);
+    let take_turns = |_| {
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                i if i < n => task(i),
+                _ => break,
+            }
+        }
+    };
+    (0..rayon::current_num_threads().min(n)).into_par_iter().with_max_len(1).for_each(take_turns);
 }
 
 /// `f` of each element of the inputs, which have one length. `f` must be `#[inline(always)]`, for

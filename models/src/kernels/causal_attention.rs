@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
+use super::blocks::share_out;
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::gemm::{Matrix, add_product};
 use super::product::PARALLEL_WORK;
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::apply1;
 use super::tile::{COLUMN_STEP, K_BLOCK, Out, Rows, Start, TILE, tiles, tiles_of_all_terms};
 use super::{AttentionRule, HeadShape, composed, simd, transpose};
 
@@ -37,7 +38,7 @@ pub fn causal_attention(qkv: &Tensor, offsets: &[usize], rule: AttentionRule) ->
     if heads.head_dim > K_BLOCK || !fusable(&[qkv]) {
         return composed::causal_attention(qkv, offsets, rule);
     }
-    qkv.contiguous()?.apply_op1(CausalAttention { offsets: offsets.to_vec(), rule })
+    apply1(&qkv.contiguous()?, CausalAttention { offsets: offsets.to_vec(), rule })
 }
 
 struct CausalAttention {
@@ -61,7 +62,7 @@ impl CausalAttention {
         if work * self.rule.heads.out_dim() < PARALLEL_WORK {
             (0..n_tasks).for_each(task);
         } else {
-            (0..n_tasks).into_par_iter().for_each(task);
+            share_out(n_tasks, task);
         }
     }
 }

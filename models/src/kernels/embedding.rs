@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::storage::{fusable, numbers, output, slice};
+use super::tape::apply1;
 use super::weight_gradients::table_gradient;
 
 /// The rows `ids` of `table (V, C)`: `(N, C)`.
@@ -14,7 +15,7 @@ pub fn embed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     if !fusable(&[table]) {
         return table.index_select(&Tensor::from_slice(ids, ids.len(), table.device())?, 0);
     }
-    table.contiguous()?.apply_op1(Embed { ids: ids.to_vec() })
+    apply1(&table.contiguous()?, Embed { ids: ids.to_vec() })
 }
 
 struct Embed {

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::column_sums::column_sums;
 use super::product::{add_transposed_product, product};
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::{apply2, apply3};
 use super::tile::Start;
 use super::weight_gradients::weight_gradient;
 use super::{WeightLayout, composed};
@@ -24,8 +25,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, layout: WeightLayout, bias: Option<&T
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear { layout }),
-        None => x.apply_op2(&weight, Linear { layout }),
+        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, Linear { layout }),
+        None => apply2(&x, &weight, Linear { layout }),
     }
 }
 

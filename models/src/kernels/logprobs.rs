@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use self::gradients::Gradients;
 use super::blocks::{PARALLEL_NUMBERS, for_each_block};
 use super::buffer::Disjoint;
-use super::product::product_over;
+use super::product::product;
 use super::storage::{fusable, numbers, output, slice};
+use super::tile::Start;
 use super::weight_gradients::GradientSum;
 use super::{TokenLogprobs, WeightLayout, composed, simd};
 
@@ -188,11 +189,9 @@ impl Logprobs {
         mut f: impl FnMut(Range<usize>, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
         let (n, vocab_size) = (self.targets.len(), unembedding.len() / c);
-        let mut logits = Vec::new();
         for rows in chunks(n, self.chunk_len) {
-            logits.resize(rows.len() * vocab_size, 0.0);
             let hidden = &hidden[rows.start * c..rows.end * c];
-            product_over(&mut logits, hidden, c, unembedding, vocab_size, WeightLayout::OutIn);
+            let mut logits = product(hidden, c, unembedding, vocab_size, WeightLayout::OutIn, Start::Zero);
             f(rows, &mut logits)?;
         }
         Ok(())

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::product::{add_product, add_transposed_product, product};
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::apply3;
 use super::tile::Start;
 use super::{WeightLayout, composed};
 
@@ -46,7 +47,7 @@ pub fn lora_linear(x: &Tensor, frozen: FrozenLinear<'_>, a: &Tensor, b: &Tensor,
     }
     let bias = bias.map(|bias| bias.contiguous()).transpose()?;
     let op = LoraLinear { weight: weight.contiguous()?, bias, layout: frozen.layout, scale };
-    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+    apply3(&x.contiguous()?, &a.contiguous()?, &b.contiguous()?, op)
 }
 
 struct LoraLinear {

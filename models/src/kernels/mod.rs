@@ -13,8 +13,10 @@ mod cached_attention;
 mod causal_attention;
 mod column_sums;
 pub mod composed;
+mod elementwise;
 mod embedding;
 mod gemm;
+mod join;
 mod linear;
 mod logprobs;
 mod lora;
@@ -25,6 +27,7 @@ mod rope;
 mod row_sums;
 pub(crate) mod simd;
 mod storage;
+mod tape;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tile;
@@ -34,7 +37,9 @@ mod weight_gradients;
 pub use activation::{gelu, silu_mul};
 pub use cached_attention::{CacheRow, LayerCache, cached_attention};
 pub use causal_attention::causal_attention;
+pub use elementwise::{add, multiply};
 pub use embedding::embed;
+pub use join::join_columns;
 pub use linear::linear;
 pub use logprobs::{logits_chunk_len, token_logprobs, token_loss};
 pub use lora::{FrozenLinear, lora_linear};
@@ -42,7 +47,8 @@ pub use norm::{layer_norm, rms_norm};
 pub use packed::{PackedWeight, packed_linear};
 pub use rope::rope;
 pub(crate) use row_sums::RowSums;
-pub(crate) use storage::numbers;
+pub(crate) use storage::{copied, numbers};
+pub(crate) use tape::recorded;
 pub(crate) use weight_gradients::{GradientSum, GradientSums, Summed, gathering_none, on_numbers};
 
 use std::collections::HashMap;
@@ -51,12 +57,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 /// Ops by name, and whether they read matrices, which may have another type than all else.
-const OPS: [(&str, bool); 9] = [
+const OPS: [(&str, bool); 10] = [
     ("embedding", false),
     ("linear layers", true),
     ("layers with adapters", true),
     ("norms", false),
     ("activations", false),
+    ("sums, products and joins", false),
     ("rotary positions", false),
     ("attention", false),
     ("log-probabilities", true),

@@ -8,6 +8,7 @@ use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::column_sums::column_sums;
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::{apply2, apply3};
 use super::{composed, simd};
 
 /// Rows of one task. Gradients of gain and bias are summed over a task's rows first, so it also fixes their rounding.
@@ -20,7 +21,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if !fusable(&[x, weight, bias]) {
         return composed::layer_norm(x, weight, bias, eps);
     }
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Norm { kind: Kind::Layer, eps: eps as f32 })
+    let norm = Norm { kind: Kind::Layer, eps: eps as f32 };
+    apply3(&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, norm)
 }
 
 /// Root mean square normalisation (Zhang and Sennrich 2019) of each row of `x (N, C)` with gain `(C,)`.
@@ -29,7 +31,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !fusable(&[x, weight]) {
         return composed::rms_norm(x, weight, eps);
     }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, Norm { kind: Kind::Rms, eps: eps as f32 })
+    apply2(&x.contiguous()?, &weight.contiguous()?, Norm { kind: Kind::Rms, eps: eps as f32 })
 }
 
 fn check(x: &Tensor, parameter: &Tensor) -> Result<()> {

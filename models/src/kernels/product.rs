@@ -8,9 +8,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::blocks::for_each_block;
+use super::blocks::{for_each_block, share_out};
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles};
 use super::{WeightLayout, transpose};
@@ -146,7 +145,7 @@ pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usi
     if p * n * k < PARALLEL_WORK {
         (0..n_panels).for_each(task);
     } else {
-        (0..n_panels).into_par_iter().for_each(task);
+        share_out(n_panels, task);
     }
 }
 
@@ -161,12 +160,20 @@ fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: 
         assert_eq!(row.len(), n);
     }
     let n_panels = n.div_ceil(PANEL);
-    // Rows are cut into groups only where panels are too few to share out.
-    let n_groups = 8_usize.div_ceil(n_panels).min(m.div_ceil(8 * TILE)).max(1);
+    // Panels that are left over when each thread has as many are cut into groups of rows, for all threads to end together.
+    let n_threads = rayon::current_num_threads();
+    let n_cut = n_panels % n_threads;
+    let n_whole = n_panels - n_cut;
+    let n_groups = (2 * n_threads).div_ceil(n_cut.max(1)).min(m.div_ceil(8 * TILE)).max(1);
     let group = m.div_ceil(n_groups).next_multiple_of(TILE);
     let task = |i: usize| {
-        let (panel_idx, group_idx) = (i % n_panels, i / n_panels);
-        let rows = (group_idx * group).min(m)..((group_idx + 1) * group).min(m);
+        let (panel_idx, rows) = match i.checked_sub(n_whole) {
+            None => (i, 0..m),
+            Some(i) => {
+                let start = i % n_groups * group;
+                (n_whole + i / n_groups, start.min(m)..(start + group).min(m))
+            }
+        };
         let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
         // Few rows read a (k, n) weight where it lies, unless its rows are so far apart that they collide in the cache.
         let direct = match weight {
@@ -180,12 +187,12 @@ fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: 
             pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, to });
         });
     };
-    let n_tasks = n_panels * n_groups;
+    let n_tasks = n_whole + n_cut * n_groups;
     // The tasks' rows and columns cover y without overlap, and each writes its first terms everywhere.
     if m * n * k < PARALLEL_WORK || n_tasks == 1 {
         (0..n_tasks).for_each(task);
     } else {
-        (0..n_tasks).into_par_iter().for_each(task);
+        share_out(n_tasks, task);
     }
 }
 

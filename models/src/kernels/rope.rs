@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use super::blocks::for_each_block;
 use super::buffer::{Disjoint, filled_by};
 use super::storage::{fusable, numbers, output, slice, tensor};
+use super::tape::apply1;
 use super::{HeadShape, RopeTable, composed, simd};
 
 /// Rows of one task.
@@ -30,7 +31,7 @@ pub fn rope(qkv: &Tensor, table: &RopeTable, heads: HeadShape) -> Result<Tensor>
     if !fusable(&[qkv]) {
         return composed::rope(qkv, table, heads);
     }
-    qkv.contiguous()?.apply_op1(Rope { table: table.clone(), heads })
+    apply1(&qkv.contiguous()?, Rope { table: table.clone(), heads })
 }
 
 struct Rope {

@@ -2,7 +2,13 @@
 
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, Var, bail};
+
+use super::blocks::for_each_block;
+use super::buffer::{Disjoint, filled_by};
+
+/// Numbers that one task of [`copied`] copies.
+const COPY_BLOCK: usize = 1 << 16;
 
 /// Whether a fused op can run on these tensors.
 pub fn fusable(tensors: &[&Tensor]) -> bool {
@@ -31,6 +37,23 @@ pub fn numbers(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
     slice(cpu, layout)?;
     let start = layout.start_offset();
     Ok(Numbers { storage, range: start..start + tensor.elem_count() })
+}
+
+/// A variable with a tensor's numbers, copied by all threads: memory that is new to the process costs a page fault for every
+/// 4 KiB of it.
+pub fn copied(tensor: &Tensor) -> Result<Var> {
+    if !fusable(&[tensor]) || !tensor.is_contiguous() {
+        return Var::from_tensor(&tensor.detach());
+    }
+    let numbers = numbers(tensor)?;
+    let fill = |copy: &Disjoint<'_>| {
+        for_each_block(numbers.len(), COPY_BLOCK, numbers.len(), |block| {
+            // SAFETY: each block is one task's.
+            unsafe { copy.places(block.start, block.len()) }.write_copy_of_slice(&numbers[block.clone()]);
+        });
+    };
+    // SAFETY: the blocks cover all of it.
+    Var::from_vec(unsafe { filled_by(numbers.len(), fill) }, tensor.shape(), &Device::Cpu)
 }
 
 struct Numbers<G> {

@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::buffer::Disjoint;
 
 /// Terms that are summed in registers before they are added to the result.
-pub const K_BLOCK: usize = 512;
+pub const K_BLOCK: usize = 768;
 /// Columns that are taken together.
 pub const PANEL: usize = 64;
 /// Rows that are taken together: 6 rows by 4 vectors fill the registers of AVX-512, 6 by 2 those of AVX2.

@@ -1,16 +1,28 @@
 //! Transposing matrices, in registers.
 
+use std::mem::MaybeUninit;
+
 use super::blocks::for_each_block;
-use super::buffer::{Disjoint, with_scratch};
+use super::buffer::{Disjoint, filled_by, with_scratch};
 
 /// Columns of one task of [`transposed`].
 const COLUMNS: usize = 32;
 
 /// `(n_rows, n_columns)` as `(n_columns, n_rows)`.
 pub fn transposed(x: &[f32], n_rows: usize, n_columns: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    add_transposed(&mut y, true, x, n_rows, n_columns);
-    y
+    assert_eq!(x.len(), n_rows * n_columns);
+    let fill = |y: &Disjoint<'_>| {
+        for_each_block(n_columns, COLUMNS, x.len(), |columns| {
+            let row = |row: usize| &x[row * n_columns..][columns.clone()];
+            // SAFETY: each block of columns is one task's.
+            let y = unsafe { y.places(columns.start * n_rows, columns.len() * n_rows) };
+            y.fill(MaybeUninit::new(0.0));
+            // SAFETY: written just now.
+            rows_to_columns(n_rows, row, unsafe { y.assume_init_mut() }, n_rows);
+        });
+    };
+    // SAFETY: the blocks cover all columns.
+    unsafe { filled_by(x.len(), fill) }
 }
 
 /// Adds `x (n_rows, n_columns)` to `y (n_columns, n_rows)`; where `first`, in place of what stands there.
