@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn agrees_with_candle_in_value_and_gradient() {
-        for shape in [(3, 7), (1, 1), (0, 4), (300, 200)] {
+        for shape in [(3, 7), (1, 1), (0, 4), (33, 5)] {
             let inputs = [random(shape, 1), random(shape, 2)];
             assert_same_function(&inputs, |t| add(&t[0], &t[1]), |t| &t[0] + &t[1]);
             assert_same_function(&inputs, |t| multiply(&t[0], &t[1]), |t| &t[0] * &t[1]);

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn agrees_with_candle_in_value_and_gradient() {
-        for (n, widths) in [(3, [4, 2, 1]), (1, [1, 1, 1]), (70, [3, 500, 2])] {
+        for (n, widths) in [(3, [4, 2, 1]), (1, [1, 1, 1]), (70, [3, 5, 2])] {
             let inputs: Vec<Tensor> = widths.iter().zip(1..).map(|(width, seed)| random((n, *width), seed)).collect();
             assert_same_function(&inputs, |t| join_columns([&t[0], &t[1], &t[2]]), |t| Tensor::cat(t, 1));
         }

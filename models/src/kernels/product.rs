@@ -11,7 +11,7 @@ use pulp::{Simd, WithSimd};
 
 use super::blocks::{for_each_block, share_out};
 use super::buffer::{Disjoint, filled_by, with_scratch};
-use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles};
+use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles_with_ahead};
 use super::{WeightLayout, transpose};
 
 /// A weight of `k` by `n` numbers, as a product reads it.
@@ -125,10 +125,18 @@ pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usi
         with_scratch((K_BLOCK + 2 * p) * PANEL, |scratch| {
             let (panel, blocks) = scratch.split_at_mut(K_BLOCK * PANEL);
             let (product, added) = blocks.split_at_mut(p * PANEL);
-            let to = To { y: &Disjoint::over(product), stride: PANEL, column: 0 };
-            let (weight, start, rows) = (Operand::InOut(z), Some(Start::Zero), 0..p);
-            let own = OnePanel { x: &x, k, weight, n, start, rows, columns: columns.clone(), panel: Some(panel), to };
-            pulp::Arch::new().dispatch(own);
+            pulp::Arch::new().dispatch(OnePanel {
+                x: &x,
+                k,
+                weight: Operand::InOut(z),
+                n,
+                start: Some(Start::Zero),
+                rows: 0..p,
+                columns: columns.clone(),
+                panel: Some(panel),
+                next: None,
+                to: To { y: &Disjoint::over(product), stride: PANEL, column: 0 },
+            });
             // SAFETY: each panel's columns of the product are rows of `y` that are one task's.
             let y = unsafe { y.numbers(columns.start * p, columns.len() * p) };
             let row = |row: usize| &product[row * PANEL..][..columns.len()];
@@ -184,7 +192,8 @@ fn write_product(y: &Disjoint<'_>, x: &[f32], k: usize, weight: Operand<'_>, n: 
         with_scratch(if direct { 0 } else { K_BLOCK * PANEL }, |panel| {
             let panel = (!direct).then_some(panel);
             let to = To { y, stride: n, column: columns.start };
-            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, to });
+            let next = Some(panel_idx + n_threads).filter(|next| *next < n_panels);
+            pulp::Arch::new().dispatch(OnePanel { x, k, weight, n, start, rows, columns, panel, next, to });
         });
     };
     let n_tasks = n_whole + n_cut * n_groups;
@@ -207,6 +216,8 @@ struct OnePanel<'a, 'y> {
     columns: Range<usize>,
     /// Room for [`K_BLOCK`] terms of the panel; without it the weight, which is not `OutIn`, is read where it lies.
     panel: Option<&'a mut [f32]>,
+    /// The panel that this thread is likely to take next.
+    next: Option<usize>,
     to: To<'a, 'y>,
 }
 
@@ -224,7 +235,7 @@ impl WithSimd for OnePanel<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, k, weight, n, start, rows, columns, mut panel, to } = self;
+        let Self { x, k, weight, n, start, rows, columns, mut panel, next, to } = self;
         let To { y, stride: to_stride, column } = to;
         for t0 in (0..k).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - t0);
@@ -236,16 +247,33 @@ impl WithSimd for OnePanel<'_, '_> {
                 (None, Operand::Panels(weight)) => (&weight[columns.start * k + t0 * PANEL..], PANEL),
                 (None, Operand::InOut(weight) | Operand::OutIn(weight)) => (&weight[t0 * n + columns.start..], n),
             };
+            // While many rows are computed, memory would have nothing to do.
+            let ahead = match weight {
+                Operand::Panels(weight) if rows.len() > TILE => panel_block(weight, k, &columns, t0 + K_BLOCK, next),
+                _ => &[],
+            };
+            let mut ahead = ahead.chunks(ahead.len().div_ceil(rows.len().div_ceil(TILE)).max(1));
             for row in rows.clone().step_by(TILE) {
                 let n_rows = TILE.min(rows.end - row);
+                let ahead = ahead.next().unwrap_or_default();
                 let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
                 let first = if t0 == 0 { start } else { None };
                 let out = Out { y, stride: to_stride, row, column, width: columns.len(), first };
                 // SAFETY: the rows and columns of this task are its own, and are written from the first block on.
-                unsafe { tiles(simd, x, panel, stride, out) };
+                unsafe { tiles_with_ahead(simd, x, panel, stride, out, ahead) };
             }
         }
     }
+}
+
+/// What follows in panels: the block from term `t0` on of the panel of these columns, or the first one of the `next` panel.
+fn panel_block<'a>(weight: &'a [f32], k: usize, columns: &Range<usize>, t0: usize, next: Option<usize>) -> &'a [f32] {
+    let (panel_idx, t0) = match next {
+        _ if t0 < k => (columns.start / PANEL, t0),
+        Some(next) => (next, 0),
+        None => return &[],
+    };
+    &weight[(panel_idx * k + t0) * PANEL..][..K_BLOCK.min(k - t0) * PANEL]
 }
 
 /// Terms from `t0` on of these columns, which are one panel's, into it: `(terms, PANEL)`, zeros beyond.

@@ -13,6 +13,9 @@ pub const TILE: usize = 6;
 /// Columns are read in multiples of this, so what lies behind the last one must be readable up to there.
 pub const COLUMN_STEP: usize = 32;
 
+/// Numbers that memory hands over at a time.
+const LINE: usize = 16;
+
 /// 1 to [`TILE`] rows of `len` terms.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
@@ -59,7 +62,23 @@ pub struct Out<'a, 'y> {
 /// No other task uses these places of `out` meanwhile; without `out.first`, they are written.
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
-    simd.vectorize(Tiles { x, w, stride, out });
+    simd.vectorize(Tiles { x, w, stride, out, ahead: &[] });
+}
+
+/// [`tiles`], which meanwhile brings what will be read soon into the second cache.
+///
+/// # Safety
+/// As [`tiles`].
+#[inline(always)]
+pub unsafe fn tiles_with_ahead<S: Simd>(
+    simd: S,
+    x: Rows<'_>,
+    w: &[f32],
+    stride: usize,
+    out: Out<'_, '_>,
+    ahead: &[f32],
+) {
+    simd.vectorize(Tiles { x, w, stride, out, ahead });
 }
 
 /// [`tiles`] for any number of terms, [`K_BLOCK`] at a time.
@@ -82,6 +101,7 @@ struct Tiles<'a, 'y> {
     w: &'a [f32],
     stride: usize,
     out: Out<'a, 'y>,
+    ahead: &'a [f32],
 }
 
 impl WithSimd for Tiles<'_, '_> {
@@ -89,17 +109,17 @@ impl WithSimd for Tiles<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, w, stride, out } = self;
+        let Self { x, w, stride, out, ahead } = self;
         // SAFETY: promised by the caller of `tiles`, which alone makes this.
         unsafe {
             match x.n_rows {
                 0 => {}
-                1 => columns::<S, 1>(simd, x, w, stride, out),
-                2 => columns::<S, 2>(simd, x, w, stride, out),
-                3 => columns::<S, 3>(simd, x, w, stride, out),
-                4 => columns::<S, 4>(simd, x, w, stride, out),
-                5 => columns::<S, 5>(simd, x, w, stride, out),
-                _ => columns::<S, 6>(simd, x, w, stride, out),
+                1 => columns::<S, 1>(simd, x, w, stride, out, ahead),
+                2 => columns::<S, 2>(simd, x, w, stride, out, ahead),
+                3 => columns::<S, 3>(simd, x, w, stride, out, ahead),
+                4 => columns::<S, 4>(simd, x, w, stride, out, ahead),
+                5 => columns::<S, 5>(simd, x, w, stride, out, ahead),
+                _ => columns::<S, 6>(simd, x, w, stride, out, ahead),
             }
         }
     }
@@ -108,18 +128,30 @@ impl WithSimd for Tiles<'_, '_> {
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn columns<S: Simd, const R: usize>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
+unsafe fn columns<S: Simd, const R: usize>(
+    simd: S,
+    x: Rows<'_>,
+    w: &[f32],
+    stride: usize,
+    out: Out<'_, '_>,
+    ahead: &[f32],
+) {
     let lanes = S::F32_LANES;
     let mut column = 0;
+    // The share of what lies ahead that the columns up to this one bring.
+    let brought = |column: usize| match ahead {
+        [] => 0,
+        _ => ahead.len() * column.min(out.width) / out.width,
+    };
     while column < out.width {
         let readable = (out.width - column).next_multiple_of(COLUMN_STEP);
         // SAFETY: the caller's promise, passed on.
         unsafe {
             if S::REGISTER_COUNT >= 32 && readable >= 4 * lanes {
-                tile::<S, R, 4>(simd, x, w, stride, column, out);
+                tile::<S, R, 4>(simd, x, w, stride, column, out, &ahead[brought(column)..brought(column + 4 * lanes)]);
                 column += 4 * lanes;
             } else {
-                tile::<S, R, 2>(simd, x, w, stride, column, out);
+                tile::<S, R, 2>(simd, x, w, stride, column, out, &ahead[brought(column)..brought(column + 2 * lanes)]);
                 column += 2 * lanes;
             }
         }
@@ -138,12 +170,13 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     stride: usize,
     column: usize,
     out: Out<'_, '_>,
+    ahead: &[f32],
 ) {
     let n_columns = V * S::F32_LANES;
     assert!(x.len > 0 && (R - 1) * x.stride + x.len <= x.numbers.len());
     assert!((x.len - 1) * stride + column + n_columns <= w.len());
     // SAFETY: asserted just above.
-    let sums = unsafe { sums::<S, R, V>(simd, x, w.as_ptr().add(column), stride) };
+    let sums = unsafe { sums::<S, R, V>(simd, x, w.as_ptr().add(column), stride, ahead) };
     let from = out.column + column;
     let width = n_columns.min(out.width - column);
     for (r, mut sums) in sums.into_iter().enumerate() {
@@ -189,13 +222,18 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
     x: Rows<'_>,
     w: *const f32,
     stride: usize,
+    ahead: &[f32],
 ) -> [[S::f32s; V]; R] {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     let rows: [*const f32; R] = std::array::from_fn(|r| x.numbers.as_ptr().wrapping_add(r * x.stride));
     let mut w = w;
     // In steps of 4: what counts the steps would compete with the multiply-adds for the CPU's ports.
     let n_steps = x.len / 4;
+    let ahead_of_step = ahead.len().div_ceil(n_steps.max(1)).next_multiple_of(LINE);
     for step in 0..n_steps {
+        if let Some(ahead) = ahead.get(step * ahead_of_step..) {
+            prefetch(&ahead[..ahead_of_step.min(ahead.len())]);
+        }
         for i in 0..4 {
             // SAFETY: term 4 step + i, by the caller's promise.
             unsafe { term(simd, &rows, 4 * step + i, w.add(i * stride), &mut sums) };
@@ -208,6 +246,21 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
         w = w.wrapping_add(stride);
     }
     sums
+}
+
+/// Asks for numbers to be brought into the second cache.
+#[inline(always)]
+fn prefetch(numbers: &[f32]) {
+    for line in numbers.chunks(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which every x86-64 CPU has.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
 }
 
 /// Adds one term: `sums[r][v] += rows[r][t] · w[v]`.
