@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Result, Storage, Tensor, bail};
 use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
-use super::blocks::for_each_block;
+use super::blocks::{PARALLEL_NUMBERS, for_each_block};
 use super::buffer::{Disjoint, filled_by, with_scratch};
 use super::tile::{COLUMN_STEP, Out, Rows, Start, TILE, tiles_of_all_terms};
 use super::{AttentionRule, HeadShape, simd};
@@ -149,9 +150,19 @@ pub fn cached_attention(
     let data = &storage.as_slice::<f32>()?[layout.start_offset()..][..n * columns];
 
     let kv_dim = heads.n_kv_heads * heads.head_dim;
-    for (row, data) in rows.iter().zip(data.chunks_exact(columns)) {
-        let (keys, values) = data[heads.out_dim()..].split_at(kv_dim);
-        caches[row.sequence].write(row.position, keys, values);
+    let write = |cache: &mut LayerCache, row_idx: usize| {
+        let (keys, values) = data[row_idx * columns..][heads.out_dim()..columns].split_at(kv_dim);
+        cache.write(rows[row_idx].position, keys, values);
+    };
+    if data.len() < PARALLEL_NUMBERS {
+        (0..n).for_each(|row_idx| write(caches[rows[row_idx].sequence], row_idx));
+    } else {
+        let mut rows_of = vec![Vec::new(); caches.len()];
+        rows.iter().enumerate().for_each(|(row_idx, row)| rows_of[row.sequence].push(row_idx));
+        let write_all = |(cache, rows): (&mut &mut LayerCache, Vec<usize>)| {
+            rows.into_iter().for_each(|row_idx| write(cache, row_idx));
+        };
+        caches.par_iter_mut().zip(rows_of).for_each(write_all);
     }
     let caches = &*caches;
     let group_dim = heads.out_dim() / heads.n_kv_heads;
