@@ -11,7 +11,7 @@ use pulp::{Simd, WithSimd};
 
 use super::blocks::{for_each_block, share_out};
 use super::buffer::{Disjoint, filled_by, with_scratch};
-use super::tile::{K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles_with_ahead};
+use super::tile::{Ahead, K_BLOCK, Out, PANEL, Rows, Start, TILE, tiles_with_ahead};
 use super::{WeightLayout, transpose};
 
 /// A weight of `k` by `n` numbers, as a product reads it.
@@ -38,6 +38,23 @@ impl<'a> Operand<'a> {
         match self {
             Self::InOut(_) | Self::OutIn(_) => k * n,
             Self::Panels(_) => n.div_ceil(PANEL) * k * PANEL,
+        }
+    }
+
+    /// What is read after a block of these columns: their terms from `t0` on, or the first ones of the `next` panel.
+    fn ahead(self, k: usize, n: usize, columns: &Range<usize>, t0: usize, next: Option<usize>) -> Ahead<'a> {
+        let (column, t0) = match next {
+            _ if t0 < k => (columns.start, t0),
+            Some(next) => (next * PANEL, 0),
+            None => return Ahead::NONE,
+        };
+        let (n_terms, n_columns) = (K_BLOCK.min(k - t0), PANEL.min(n - column));
+        match self {
+            Self::InOut(w) => Ahead { numbers: &w[t0 * n + column..], stride: n, width: n_columns, n_rows: n_terms },
+            Self::OutIn(w) => Ahead { numbers: &w[column * k + t0..], stride: k, width: n_terms, n_rows: n_columns },
+            Self::Panels(w) => {
+                Ahead { numbers: &w[column * k + t0 * PANEL..], stride: PANEL, width: PANEL, n_rows: n_terms }
+            }
         }
     }
 
@@ -120,6 +137,7 @@ pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usi
     assert_eq!(z.len(), k * n);
     let x = transpose::transposed(x, k, p);
     let y = Disjoint::over(y);
+    let (n_panels, n_threads) = (n.div_ceil(PANEL), rayon::current_num_threads());
     let task = |panel_idx: usize| {
         let columns = panel_idx * PANEL..n.min((panel_idx + 1) * PANEL);
         with_scratch((K_BLOCK + 2 * p) * PANEL, |scratch| {
@@ -134,7 +152,7 @@ pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usi
                 rows: 0..p,
                 columns: columns.clone(),
                 panel: Some(panel),
-                next: None,
+                next: Some(panel_idx + n_threads).filter(|next| *next < n_panels),
                 to: To { y: &Disjoint::over(product), stride: PANEL, column: 0 },
             });
             // SAFETY: each panel's columns of the product are rows of `y` that are one task's.
@@ -149,7 +167,6 @@ pub fn add_transposed_wide_product(y: &mut [f32], first: bool, x: &[f32], p: usi
             }
         });
     };
-    let n_panels = n.div_ceil(PANEL);
     if p * n * k < PARALLEL_WORK {
         (0..n_panels).for_each(task);
     } else {
@@ -248,14 +265,11 @@ impl WithSimd for OnePanel<'_, '_> {
                 (None, Operand::InOut(weight) | Operand::OutIn(weight)) => (&weight[t0 * n + columns.start..], n),
             };
             // While many rows are computed, memory would have nothing to do.
-            let ahead = match weight {
-                Operand::Panels(weight) if rows.len() > TILE => panel_block(weight, k, &columns, t0 + K_BLOCK, next),
-                _ => &[],
-            };
-            let mut ahead = ahead.chunks(ahead.len().div_ceil(rows.len().div_ceil(TILE)).max(1));
-            for row in rows.clone().step_by(TILE) {
+            let n_tiles = rows.len().div_ceil(TILE);
+            let ahead = if n_tiles > 1 { weight.ahead(k, n, &columns, t0 + K_BLOCK, next) } else { Ahead::NONE };
+            for (tile_idx, row) in rows.clone().step_by(TILE).enumerate() {
                 let n_rows = TILE.min(rows.end - row);
-                let ahead = ahead.next().unwrap_or_default();
+                let ahead = ahead.part(tile_idx, n_tiles);
                 let x = Rows { numbers: &x[row * k + t0..], stride: k, n_rows, len };
                 let first = if t0 == 0 { start } else { None };
                 let out = Out { y, stride: to_stride, row, column, width: columns.len(), first };
@@ -264,16 +278,6 @@ impl WithSimd for OnePanel<'_, '_> {
             }
         }
     }
-}
-
-/// What follows in panels: the block from term `t0` on of the panel of these columns, or the first one of the `next` panel.
-fn panel_block<'a>(weight: &'a [f32], k: usize, columns: &Range<usize>, t0: usize, next: Option<usize>) -> &'a [f32] {
-    let (panel_idx, t0) = match next {
-        _ if t0 < k => (columns.start / PANEL, t0),
-        Some(next) => (next, 0),
-        None => return &[],
-    };
-    &weight[(panel_idx * k + t0) * PANEL..][..K_BLOCK.min(k - t0) * PANEL]
 }
 
 /// Terms from `t0` on of these columns, which are one panel's, into it: `(terms, PANEL)`, zeros beyond.

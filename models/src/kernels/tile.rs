@@ -62,10 +62,38 @@ pub struct Out<'a, 'y> {
 /// No other task uses these places of `out` meanwhile; without `out.first`, they are written.
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(simd: S, x: Rows<'_>, w: &[f32], stride: usize, out: Out<'_, '_>) {
-    simd.vectorize(Tiles { x, w, stride, out, ahead: &[] });
+    simd.vectorize(Tiles { x, w, stride, out, ahead: Ahead::NONE });
 }
 
-/// [`tiles`], which meanwhile brings what will be read soon into the second cache.
+/// What will be read soon: `n_rows` rows of `width` numbers, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// The first row's first number, and all that follow.
+    pub numbers: &'a [f32],
+    /// From row to row.
+    pub stride: usize,
+    /// How many numbers of each row.
+    pub width: usize,
+    /// How many rows.
+    pub n_rows: usize,
+}
+
+impl Ahead<'_> {
+    /// Nothing.
+    pub const NONE: Self = Self { numbers: &[], stride: 0, width: 0, n_rows: 0 };
+
+    /// One of `n` parts of it, which together are all rows.
+    pub fn part(self, idx: usize, n: usize) -> Self {
+        let n_rows = self.n_rows.div_ceil(n);
+        let start = (idx * n_rows).min(self.n_rows);
+        match self.numbers.get(start * self.stride..) {
+            Some(numbers) => Self { numbers, n_rows: n_rows.min(self.n_rows - start), ..self },
+            None => Self::NONE,
+        }
+    }
+}
+
+/// [`tiles`], which meanwhile brings what lies ahead into the second cache.
 ///
 /// # Safety
 /// As [`tiles`].
@@ -76,7 +104,7 @@ pub unsafe fn tiles_with_ahead<S: Simd>(
     w: &[f32],
     stride: usize,
     out: Out<'_, '_>,
-    ahead: &[f32],
+    ahead: Ahead<'_>,
 ) {
     simd.vectorize(Tiles { x, w, stride, out, ahead });
 }
@@ -101,7 +129,7 @@ struct Tiles<'a, 'y> {
     w: &'a [f32],
     stride: usize,
     out: Out<'a, 'y>,
-    ahead: &'a [f32],
+    ahead: Ahead<'a>,
 }
 
 impl WithSimd for Tiles<'_, '_> {
@@ -134,24 +162,20 @@ unsafe fn columns<S: Simd, const R: usize>(
     w: &[f32],
     stride: usize,
     out: Out<'_, '_>,
-    ahead: &[f32],
+    ahead: Ahead<'_>,
 ) {
     let lanes = S::F32_LANES;
+    let ahead_of = |column: usize| if column == 0 { ahead } else { Ahead::NONE };
     let mut column = 0;
-    // The share of what lies ahead that the columns up to this one bring.
-    let brought = |column: usize| match ahead {
-        [] => 0,
-        _ => ahead.len() * column.min(out.width) / out.width,
-    };
     while column < out.width {
         let readable = (out.width - column).next_multiple_of(COLUMN_STEP);
         // SAFETY: the caller's promise, passed on.
         unsafe {
             if S::REGISTER_COUNT >= 32 && readable >= 4 * lanes {
-                tile::<S, R, 4>(simd, x, w, stride, column, out, &ahead[brought(column)..brought(column + 4 * lanes)]);
+                tile::<S, R, 4>(simd, x, w, stride, column, out, ahead_of(column));
                 column += 4 * lanes;
             } else {
-                tile::<S, R, 2>(simd, x, w, stride, column, out, &ahead[brought(column)..brought(column + 2 * lanes)]);
+                tile::<S, R, 2>(simd, x, w, stride, column, out, ahead_of(column));
                 column += 2 * lanes;
             }
         }
@@ -170,7 +194,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     stride: usize,
     column: usize,
     out: Out<'_, '_>,
-    ahead: &[f32],
+    ahead: Ahead<'_>,
 ) {
     let n_columns = V * S::F32_LANES;
     assert!(x.len > 0 && (R - 1) * x.stride + x.len <= x.numbers.len());
@@ -222,17 +246,23 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
     x: Rows<'_>,
     w: *const f32,
     stride: usize,
-    ahead: &[f32],
+    ahead: Ahead<'_>,
 ) -> [[S::f32s; V]; R] {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     let rows: [*const f32; R] = std::array::from_fn(|r| x.numbers.as_ptr().wrapping_add(r * x.stride));
     let mut w = w;
     // In steps of 4: what counts the steps would compete with the multiply-adds for the CPU's ports.
     let n_steps = x.len / 4;
-    let ahead_of_step = ahead.len().div_ceil(n_steps.max(1)).next_multiple_of(LINE);
+    let lines_of_row = ahead.width.div_ceil(LINE);
+    let lines_of_step = (ahead.n_rows * lines_of_row).div_ceil(n_steps.max(1));
+    let (mut ahead_row, mut ahead_line) = (0, 0);
     for step in 0..n_steps {
-        if let Some(ahead) = ahead.get(step * ahead_of_step..) {
-            prefetch(&ahead[..ahead_of_step.min(ahead.len())]);
+        for _ in 0..lines_of_step {
+            prefetch(ahead.numbers, ahead_row * ahead.stride + ahead_line * LINE);
+            ahead_line += 1;
+            if ahead_line == lines_of_row {
+                (ahead_row, ahead_line) = (ahead_row + 1, 0);
+            }
         }
         for i in 0..4 {
             // SAFETY: term 4 step + i, by the caller's promise.
@@ -248,19 +278,17 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
     sums
 }
 
-/// Asks for numbers to be brought into the second cache.
+/// Asks for a number to be brought into the second cache, unless it lies beyond all.
 #[inline(always)]
-fn prefetch(numbers: &[f32]) {
-    for line in numbers.chunks(LINE) {
-        #[cfg(target_arch = "x86_64")]
+fn prefetch(numbers: &[f32], idx: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(number) = numbers.get(idx) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a hint, which every x86-64 CPU has.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (numbers, idx);
 }
 
 /// Adds one term: `sums[r][v] += rows[r][t] · w[v]`.
