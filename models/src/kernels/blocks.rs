@@ -124,6 +124,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_task_is_run_once_by_any_number_of_threads() {
+        for n_threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            for n in [0, 1, 3, 100] {
+                let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                pool.install(|| {
+                    share_out(n, |i| {
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                    })
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{n_threads} {n}");
+            }
+        }
+    }
+
+    #[test]
     fn every_element_is_mapped_once_whatever_the_length() {
         for n in [0, 1, 1000, PARALLEL_NUMBERS + 3] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
