@@ -1,7 +1,6 @@
 //! How much memory models take, worked out from their configs: bytes, in f32.
 //!
-//! What a training pass keeps is what candle's graph holds until its backward pass has ended: every op's arguments. The
-//! counts below go through a block op by op; `tests/tests/memory.rs` holds them against what is allocated.
+//! What a training pass keeps is what its record holds when its backward pass begins: every op's arguments. The counts below go through a block op by op; `tests/tests/memory.rs` holds them against what is allocated.
 
 use crate::arch::{HeadKind, LoraConfig, Mlp, ModelConfig, Positions, Residual, linear_layers, parameter_specs};
 use crate::error::Result;
@@ -87,32 +86,31 @@ pub struct TrainingPass {
 }
 
 impl TrainingPass {
-    /// What it takes at its end, where all that it keeps is there.
+    /// What it takes where its backward pass is in the last block, or the one before, which all rows have gone through: of what
+    /// has been differentiated nothing is kept.
     pub fn bytes(&self, config: &ModelConfig, head: HeadKind) -> u64 {
-        let c = config.hidden_dim;
+        let (c, heads) = (config.hidden_dim, config.heads());
         let block = self.kept_by_block(config);
-        let weights = self.copied_weights(config);
-        let per_token = match self.checkpointing {
+        // Gradients of an MLP's numbers and of the residual stream, and of attention's.
+        let (by_mlp, by_attention) = (mlp_numbers(config) + 3 * c, heads.out_dim() + 2 * heads.qkv_dim() + c);
+        let numbers = if self.checkpointing {
             // Arguments of all blocks, and the gradient that waits for one; its own record, its argument and result once more,
             // and what the product with the gradient takes.
-            true => (config.n_layers + 2) * c + block + 5 * c,
-            false => config.n_layers * block,
-        };
-        // The last block goes on after its attention with the rows alone that are asked for.
-        let left_out = match self.checkpointing {
-            true => 0,
-            false => self.n_tokens.saturating_sub(self.n_rows) * after_attention(config),
+            self.n_tokens * ((config.n_layers + 2) * c + block + 3 * c + by_mlp)
+        } else {
+            // The last block goes on after its attention with the rows alone that are asked for.
+            let last = self.n_tokens * block - self.n_tokens.saturating_sub(self.n_rows) * after_attention(config);
+            let in_last = last + (self.n_rows * by_mlp).max(self.n_tokens * by_attention);
+            let before = self.n_tokens * by_mlp;
+            self.n_tokens * (config.n_layers - 1) * block + in_last.max(before)
         };
         // Embedded tokens, the last norm's result, its rows.
-        let ends = 3 * c;
-        // Gradients of an MLP's numbers and of the residual stream, beside what is kept.
-        let backward = 3 * config.mlp_dim + 4 * c;
-        let copied = if self.checkpointing { weights } else { config.n_layers as u64 * weights };
+        let ends = self.n_tokens * 3 * c;
         let logits = match head {
             HeadKind::Language => logits(config, self.n_tokens),
             HeadKind::Scalar => 0,
         };
-        F32 * (self.n_tokens * (per_token + ends + backward) - left_out) as u64 + copied + logits
+        F32 * (numbers + ends) as u64 + logits
     }
 
     /// Numbers that a block's record holds for each token, op by op.
@@ -120,20 +118,12 @@ impl TrainingPass {
         let (c, heads) = (config.hidden_dim, config.heads());
         let qkv_dim = heads.qkv_dim();
         // The projection's result; once more where the results of three are joined.
-        let qkv = if self.by_adapters && config.has_several_projections() { 2 * qkv_dim } else { qkv_dim };
+        let qkv = if config.has_several_projections() { 2 * qkv_dim } else { qkv_dim };
         let normed = if config.attention.qk_norm { 2 * qkv_dim } else { 0 };
         let rotated = if matches!(config.positions, Positions::Rotary { .. }) { qkv_dim } else { 0 };
         // A norm before attention and MLP, what each gives back, and the residual stream after each.
         let stream = if config.residual == Residual::Sandwich { 8 * c } else { 6 * c };
         stream + qkv + normed + rotated + heads.out_dim() + mlp_numbers(config)
-    }
-
-    /// Weights that a block's record holds besides the parameters: those that are joined for the pass.
-    fn copied_weights(&self, config: &ModelConfig) -> u64 {
-        if self.by_adapters || !config.has_several_projections() {
-            return 0;
-        }
-        F32 * (config.hidden_dim * config.heads().qkv_dim()) as u64
     }
 }
 
