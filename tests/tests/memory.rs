@@ -61,11 +61,15 @@ fn tokens(n: usize) -> Vec<u32> {
 
 #[test]
 fn training_takes_what_is_estimated_to_a_tenth() {
-    // Each thread has scratch memory, which on a machine with many would outweigh these small models.
-    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(measure_training);
+    // Each thread has scratch memory, which on a machine with many would outweigh these small models. Passes side by side
+    // need not be at their largest at the same time.
+    for (n_threads, most) in [(1, 1.1), (2, 1.25)] {
+        rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap().install(|| measure_training(most));
+    }
 }
 
-fn measure_training() {
+/// Each estimate over what is found is from 0.9 to `most`.
+fn measure_training(most: f64) {
     // Passes of 512 tokens are filled by sequences of 256.
     let n_tokens = 2048;
     for config in configs() {
@@ -114,7 +118,7 @@ fn measure_training() {
                         config.family
                     );
                     assert!(
-                        (0.9..1.1).contains(&ratio),
+                        (0.9..most).contains(&ratio),
                         "{:?} {head:?} {by_adapters} {checkpointing}: {ratio}",
                         config.family
                     );
