@@ -1,6 +1,7 @@
 //! How much memory models take, worked out from their configs: bytes, in f32.
 //!
-//! What a training pass keeps is what its record holds when its backward pass begins: every op's arguments. The counts below go through a block op by op; `tests/tests/memory.rs` holds them against what is allocated.
+//! What a training pass keeps is what its record holds when its backward pass begins: every op's arguments. The counts
+//! below go through a block op by op; `tests/tests/memory.rs` holds them against what is allocated.
 
 use crate::arch::{HeadKind, LoraConfig, Mlp, ModelConfig, Positions, Residual, linear_layers, parameter_specs};
 use crate::error::Result;
